@@ -1,0 +1,80 @@
+"""How a command speaks: data on standard output (text or stable JSON), progress and notes on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from plinth.errors import PlinthError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+class Output:
+    """Renders for people or, with `--json`, for machines."""
+
+    def __init__(self, *, json_mode: bool = False) -> None:
+        self.json_mode = json_mode
+
+    @property
+    def console(self) -> Console:
+        """A rich console on standard error, made when first asked for."""
+        if not hasattr(self, "_console"):
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False)
+        return self._console
+
+    def data(self, value: Any) -> None:
+        """In JSON mode, print `value` as the command's one JSON document; otherwise nothing."""
+        if self.json_mode:
+            sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+
+    def text(self, line: str = "") -> None:
+        """A line of the answer, for people."""
+        if not self.json_mode:
+            sys.stdout.write(line + "\n")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table of the answer, for people."""
+        if self.json_mode:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            table.add_row(*("" if cell is None else str(cell) for cell in row))
+        Console(highlight=False, width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+
+    def note(self, line: str) -> None:
+        """A remark beside the answer, on standard error."""
+        sys.stderr.write(line + "\n")
+
+    def error(self, error: PlinthError) -> None:
+        """An error, once: as JSON on standard output in JSON mode, as text on standard error otherwise."""
+        if self.json_mode:
+            self.data({"error": error.as_dict()})
+            return
+        sys.stderr.write(f"error: {error.what}\n")
+        if error.where:
+            sys.stderr.write(f"  where: {error.where}\n")
+        if error.hint:
+            sys.stderr.write(f"  next:  {error.hint}\n")
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A progress display on standard error; silent when standard error is no terminal."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=self.console, transient=True,
+        ) as progress:  # fmt: skip
+            yield progress

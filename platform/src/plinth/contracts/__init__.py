@@ -1,0 +1,1 @@
+"""Data contracts: the standard's documents, their checks, reports and comparisons."""

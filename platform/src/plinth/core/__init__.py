@@ -1,0 +1,1 @@
+"""Products, releases, gates, error budgets, digests: data and pure functions, no tool."""

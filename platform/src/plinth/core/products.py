@@ -1,0 +1,133 @@
+"""Products: the unit of ownership. The typed form of `product.yaml`.
+
+A product without an owner, a service level or a budget is no product: the fields are required.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from plinth.core.gates import Gate
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=50)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Duration = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[smhdw]$")]
+EntryPoint = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def seconds(duration: str) -> int:
+    """A duration such as `28d` or `30m` in seconds."""
+    return int(duration[:-1]) * SECONDS[duration[-1]]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about unknown keys: a misspelt key is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Owner(Frozen):
+    """Who answers for the product."""
+
+    team: Text = Field(description="The team that owns the product.")
+    contact: Text = Field(description="Where the team is reached: an e-mail address or a channel.")
+    on_call: Text = Field(description="The rota that is paged.")
+
+
+class ServiceLevel(Frozen):
+    """One service level: an indicator, its objective and the window it is held over."""
+
+    name: Name
+    indicator: Literal["availability", "latency", "quality", "freshness"]
+    objective: float = Field(gt=0, lt=1, description="Share of good events, e.g. 0.995.")
+    window: Duration = Field(description="Length of the rolling window, e.g. 28d.")
+    threshold_ms: float | None = Field(None, gt=0, description="Latency only: a request slower than this is bad.")
+    threshold: float | None = Field(None, description="Quality and freshness: the bound that makes an event bad.")
+
+    @model_validator(mode="after")
+    def _threshold_fits(self) -> ServiceLevel:
+        if self.indicator == "latency" and self.threshold_ms is None:
+            raise ValueError("a latency service level needs threshold_ms")
+        return self
+
+
+class Budget(Frozen):
+    """What the product may cost a month."""
+
+    monthly: float = Field(ge=0)
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = Field(description="ISO 4217 code.")
+
+
+class Pipeline(Frozen):
+    """A pipeline of the product."""
+
+    name: Name
+    entry: EntryPoint = Field(description="The flow function, as package.module:function.")
+    description: Text
+    schedule: Annotated[str, StringConstraints(pattern=r"^\S+( \S+){4}$")] | None = Field(
+        None, description="Cron expression in UTC; none runs by hand or by trigger only."
+    )
+    concurrency: int = Field(1, ge=1, description="Runs of this product's pipelines at the same time.")
+    timeout: Duration = "1h"
+
+
+class Serving(Frozen):
+    """How the product is served."""
+
+    service: EntryPoint = Field(description="The BentoML service, as package.module:name.")
+    port: int = Field(ge=1024, le=65535, description="Port in the embedded profile.")
+    max_batch: int = Field(512, ge=1, description="Instances a request may carry.")
+    max_body_bytes: int = Field(1_000_000, ge=1024, description="Largest request body.")
+
+
+class Model(Frozen):
+    """The registered model behind the product."""
+
+    name: Name
+    feature_service: Text = Field(description="The Feast feature service the model reads.")
+
+
+class Monitoring(Frozen):
+    """Bounds beyond which retraining is triggered, and how often at most."""
+
+    drift_psi: float = Field(gt=0, description="Population stability index above which a feature counts as drifted.")
+    drifted_features: int = Field(ge=1, description="Drifted features at which retraining is triggered.")
+    calibration_window: Duration = Field(description="Trailing window of labelled predictions.")
+    calibration_gap: float = Field(gt=0, lt=1, description="Largest |mean prediction - outcome rate| over the window.")
+    minimum_labels: int = Field(ge=1, description="Labels without which the calibration check says nothing.")
+    cool_down: Duration = Field(description="Time after a trigger in which no other one fires.")
+    watch: tuple[str, ...] = Field((), description="Features whose drift may trigger; the others are reported only.")
+
+
+class Product(Frozen):
+    """`services/<name>/product.yaml`."""
+
+    api_version: Literal["plinth/v1"] = Field(alias="apiVersion")
+    kind: Literal["Product"]
+    name: Name
+    title: Text
+    description: Text
+    owner: Owner
+    tier: Literal[1, 2, 3] = Field(description="1: business critical, 2: important, 3: internal or experimental.")
+    service_levels: Annotated[tuple[ServiceLevel, ...], Field(min_length=1)]
+    budget: Budget
+    contracts: Annotated[tuple[Text, ...], Field(min_length=1, description="ODCS documents, relative to the product.")]
+    pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)]
+    model: Model
+    serving: Serving
+    gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
+    monitoring: Monitoring
+
+    def pipeline(self, name: str) -> Pipeline | None:
+        """The pipeline of that name, or None."""
+        return next((pipeline for pipeline in self.pipelines if pipeline.name == name), None)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of `product.yaml`, as published in docs/reference/product.schema.json."""
+    schema = Product.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Plinth product", **schema}

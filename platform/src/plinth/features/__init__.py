@@ -1,0 +1,1 @@
+"""Features: the offline join, the online store and the compiled read plan."""

@@ -1,0 +1,1 @@
+"""Governance: model cards and lineage, made without anyone asking."""

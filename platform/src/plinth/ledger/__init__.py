@@ -1,0 +1,1 @@
+"""The truth: releases, promotions, audit chain and artefacts by digest."""

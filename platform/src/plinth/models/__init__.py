@@ -1,0 +1,1 @@
+"""Models: training records, registry, safe formats, evaluation."""

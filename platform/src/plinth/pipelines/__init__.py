@@ -1,0 +1,1 @@
+"""Pipelines: typed steps composed into flows, run inline or through Prefect."""

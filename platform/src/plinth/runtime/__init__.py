@@ -1,0 +1,1 @@
+"""Runtime: starting, stopping and inspecting a profile's processes."""

@@ -1,0 +1,1 @@
+"""Serving: requests in, predictions out, by release digest."""

@@ -1,0 +1,76 @@
+"""Typed settings of a profile, read once at the entry point from the environment (`PLINTH_*`).
+
+This is the only place that reads `PLINTH_*` variables. A profile changes addresses, never code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, computed_field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def find_home(start: Path | None = None) -> Path:
+    """The workspace root: the nearest folder at or above `start` (default: the working directory) with `services/`."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "services").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return here
+
+
+class Settings(BaseSettings):
+    """Settings of one profile. Every field can be set as `PLINTH_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="PLINTH_", frozen=True, extra="ignore")
+
+    profile: Literal["embedded"] = Field("embedded", description="Where the platform runs: processes and files.")
+    home: Path = Field(default_factory=find_home, description="Workspace root, the folder that holds services/.")
+    state: Path | None = Field(None, description="Folder for all state; default <home>/.plinth.")
+    host: str = Field("127.0.0.1", description="Address the embedded services bind to.")
+    prefect_port: int = Field(4200, ge=1, le=65535, description="Port of the Prefect server.")
+    mlflow_port: int = Field(5001, ge=1, le=65535, description="Port of the MLflow server (5000 is taken on macOS).")
+    service_ports: dict[str, int] = Field(
+        default_factory=dict, description='Ports of product services, as JSON: {"flight-delays": 3001}.'
+    )
+    ledger_url: str | None = Field(None, description="SQLAlchemy URL of the ledger; default SQLite in the state folder.")
+    traces: bool = Field(True, description="Export OpenTelemetry traces to MLflow's OTLP endpoint.")
+    trace_sample: float = Field(0.01, ge=0, le=1, description="Share of requests whose trace is exported.")
+    log_level: str = Field("INFO", description="Level of the structured logs.")
+    actor: str = Field("", description="Who acts, for the audit log; default the operating system's user.")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def state_dir(self) -> Path:
+        """The folder that holds all state; deleting it is a clean start."""
+        return (self.state or self.home / ".plinth").resolve()
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.ledger_url or f"sqlite:///{self.state_dir / 'ledger.db'}"
+
+    @property
+    def prefect_api_url(self) -> str:
+        """Address of the Prefect server's API."""
+        return f"http://{self.host}:{self.prefect_port}/api"
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of the MLflow server (UI and OTLP endpoint)."""
+        return f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def mlflow_store(self) -> str:
+        """SQLAlchemy URL of MLflow's own database, which clients write to directly in the embedded profile."""
+        return f"sqlite:///{self.state_dir / 'mlflow' / 'mlflow.db'}"
+
+    def product_dir(self, product: str) -> Path:
+        """The folder that holds a product's state (lake, features, inference log, reports)."""
+        return self.state_dir / "products" / product
+
+    def service_port(self, product: str, default: int) -> int:
+        """Port of a product's service: the setting when there is one, else the manifest's."""
+        return self.service_ports.get(product, default)
