@@ -1,0 +1,114 @@
+"""Opening the ledger's database: engine, pragmas, migrations, and the database's errors translated."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from plinth.errors import Conflict, Corrupt, Unavailable
+
+# How long a writer waits for another writer before it says so. Ledger transactions take milliseconds.
+BUSY_SECONDS = 5.0
+HEAD = "0001"  # the newest revision in migrations/versions; a test holds it there
+
+
+def make_engine(url: str) -> sa.Engine:
+    """An engine for `url`; SQLite gets WAL, foreign keys and a bounded wait for locks."""
+    parsed = sa.engine.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        # The driver must not open transactions by itself: BEGIN IMMEDIATE below takes the write lock at the start,
+        # so that a read-then-write transaction cannot fail half-way on an upgrade of its lock.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        mode = "DEFERRED" if connection.get_execution_options().get("read_only") else "IMMEDIATE"
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Database errors as the platform's errors.
+
+    Raises:
+        Unavailable: Locked for too long, disk full, not reachable, not migrated.
+        Conflict: A uniqueness rule was broken: somebody else was first.
+        Corrupt: The file is no database.
+    """
+    try:
+        yield
+    except sa.exc.IntegrityError as error:
+        raise Conflict("somebody else changed the ledger first", where=where, hint="look again, then retry") from error
+    except sa.exc.OperationalError as error:
+        message = str(error.orig)
+        hint = "see that the database is reachable and its folder writable"
+        if "locked" in message:
+            hint = f"another process has held the database for over {BUSY_SECONDS:.0f} s; retry when it is done"
+        elif "full" in message or "disk I/O" in message:
+            hint = "free disk space; nothing was changed"
+        elif "no such table" in message:
+            hint = "run any `plinth` command that writes (for example `plinth release list`): it creates the ledger"
+        raise Unavailable(f"the ledger cannot be used: {message}", where=where, hint=hint) from error
+    except sa.exc.DatabaseError as error:
+        raise Corrupt(
+            f"the ledger's database is damaged: {error.orig}", where=where, hint="restore it from a backup"
+        ) from error
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to the newest revision, once, under a lock. Cheap when it is there already."""
+    path = Path(engine.url.database or "") if engine.url.get_backend_name() == "sqlite" else None
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"the ledger's folder cannot be made: {error.strerror}", where=str(path.parent), hint="set PLINTH_STATE"
+            ) from error
+    with translated(engine.url.render_as_string()):
+        if _revision(engine) == HEAD:
+            return
+        if path is None:
+            with engine.begin() as connection:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7116415)"))
+                _upgrade(connection)
+            return
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _revision(engine) != HEAD:
+                with engine.begin() as connection:
+                    _upgrade(connection)
+
+
+def _revision(engine: sa.Engine) -> str | None:
+    with engine.connect().execution_options(read_only=True) as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    # Imported here: Alembic is needed on the one call that changes the schema.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,372 @@
+"""The ledger: releases, what serves, the audit chain and recorded events, each change in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from plinth.core.releases import ReleaseManifest
+from plinth.errors import Conflict, InvalidInput, NotFound, RefusedByPolicy
+from plinth.ledger import audit as chain
+from plinth.ledger import schema
+from plinth.ledger.database import make_engine, migrate, translated
+
+Kind = Literal["promote", "rollback"]
+
+
+@dataclass(frozen=True)
+class ReleaseRecord:
+    """A release as the ledger keeps it."""
+
+    digest: str
+    product: str
+    status: Literal["accepted", "rejected"]
+    manifest: ReleaseManifest
+    created_at: str
+    created_by: str
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a product serves: the release, and the generation that put it there."""
+
+    product: str
+    digest: str
+    generation: int
+    since: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One generation of a product."""
+
+    generation: int
+    digest: str
+    kind: Kind
+    actor: str
+    reason: str
+    at: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """A recorded fact."""
+
+    at: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Something a transaction decided that still has to be done in another store."""
+
+    id: int
+    product: str
+    generation: int
+    effect: str
+    payload: dict[str, Any]
+
+
+def now() -> str:
+    """UTC now in ISO 8601 with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+class Ledger:
+    """One SQL database. Safe to share between threads.
+
+    Args:
+        url: SQLAlchemy URL.
+        create: Bring the schema up to date on first use. A product's service passes False: it only reads, and must
+            neither create nor change a database.
+
+    Raises (every method):
+        Unavailable: The database is locked for too long, full, unreachable or not migrated.
+        Corrupt: The database is damaged.
+    """
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        self.engine = make_engine(url)
+        self._where = self.engine.url.render_as_string()
+        self._migrated = not create
+
+    # Transactions -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _write(self) -> Iterator[sa.Connection]:
+        self._ensure_schema()
+        with translated(self._where), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        self._ensure_schema()
+        with translated(self._where), self.engine.connect().execution_options(read_only=True) as connection:
+            yield connection
+
+    def _ensure_schema(self) -> None:
+        if not self._migrated:
+            migrate(self.engine)
+            self._migrated = True
+
+    def close(self) -> None:
+        """Close pooled connections."""
+        self.engine.dispose()
+
+    # Releases ---------------------------------------------------------------------------------------------------
+
+    def register_release(self, manifest: ReleaseManifest, actor: str) -> str:
+        """Keep a release; accepted when all its gates passed, rejected otherwise. Registering twice is one effect.
+
+        Returns:
+            The digest.
+        """
+        digest = manifest.digest
+        status = "accepted" if manifest.accepted else "rejected"
+        with self._write() as connection:
+            known = connection.execute(sa.select(schema.release.c.digest).where(schema.release.c.digest == digest))
+            if known.first() is not None:
+                return digest
+            connection.execute(
+                schema.release.insert().values(
+                    digest=digest,
+                    product=manifest.product,
+                    status=status,
+                    manifest=manifest.model_dump_json(),
+                    created_at=now(),
+                    created_by=actor,
+                )
+            )
+            failed = [verdict.gate for verdict in manifest.failed_gates()]
+            self._audit(connection, actor, "release.register", digest, {"status": status, "failed_gates": failed})
+        return digest
+
+    def release(self, digest: str) -> ReleaseRecord:
+        """The release of that digest, or of the one digest that starts so (at least 6 characters).
+
+        Raises:
+            NotFound: There is none.
+            InvalidInput: The prefix is too short or fits several.
+        """
+        if len(digest) < 6 or not set(digest) <= set("0123456789abcdef"):
+            raise InvalidInput(
+                f"{digest!r} is no release digest", hint="give at least 6 hexadecimal characters of a digest"
+            )
+        table = schema.release
+        with self._read() as connection:
+            rows = connection.execute(sa.select(table).where(table.c.digest.startswith(digest)).limit(2)).all()
+        if not rows:
+            raise NotFound(f"no release {digest}", where=self._where, hint="`plinth release list PRODUCT` names them")
+        if len(rows) > 1:
+            raise InvalidInput(f"several releases start with {digest}", hint="give more characters of the digest")
+        return _release_record(rows[0])
+
+    def releases(self, product: str) -> list[ReleaseRecord]:
+        """The product's releases, newest first."""
+        table = schema.release
+        query = sa.select(table).where(table.c.product == product).order_by(table.c.created_at.desc())
+        with self._read() as connection:
+            return [_release_record(row) for row in connection.execute(query)]
+
+    # What serves ------------------------------------------------------------------------------------------------
+
+    def current(self, product: str) -> Serving | None:
+        """What the product serves now; None before the first promotion."""
+        with self._read() as connection:
+            row = connection.execute(sa.select(schema.serving).where(schema.serving.c.product == product)).first()
+        return None if row is None else Serving(row.product, row.digest, row.generation, row.since)
+
+    def history(self, product: str) -> list[Promotion]:
+        """Every generation of the product, newest first."""
+        table = schema.promotion
+        query = sa.select(table).where(table.c.product == product).order_by(table.c.generation.desc())
+        with self._read() as connection:
+            return [
+                Promotion(row.generation, row.digest, row.kind, row.actor, row.reason, row.at)
+                for row in connection.execute(query)
+            ]
+
+    def promote(
+        self,
+        product: str,
+        digest: str,
+        *,
+        expected_generation: int,
+        actor: str,
+        reason: str,
+        kind: Kind = "promote",
+    ) -> Serving:
+        """Make the product serve a release: compare-and-swap, history, outbox and audit in one transaction.
+
+        Args:
+            product: The product's name.
+            digest: Full digest of an accepted release of the product.
+            expected_generation: The generation the caller saw; 0 when nothing serves yet.
+            actor: Who decides.
+            reason: Why, for the history.
+            kind: `rollback` demands that the release served before.
+
+        Raises:
+            Conflict: Somebody else promoted since.
+            RefusedByPolicy: The release was rejected by its gates, belongs to another product, or (rollback) never
+                served.
+            NotFound: No such release.
+        """
+        record = self.release(digest)
+        if record.product != product:
+            raise RefusedByPolicy(f"release {digest[:12]} belongs to {record.product}, not {product}", where=product)
+        if record.status != "accepted":
+            failed = ", ".join(verdict.gate for verdict in record.manifest.failed_gates()) or "no gate has judged it"
+            raise RefusedByPolicy(
+                f"release {digest[:12]} was rejected by its gates: {failed}",
+                where=product,
+                hint=f"`plinth release show {digest[:12]}` has the evidence; train a better candidate",
+            )
+        at, generation = now(), expected_generation + 1
+        with self._write() as connection:
+            if kind == "rollback":
+                self._must_have_served(connection, product, record.digest)
+            self._swap(connection, product, record.digest, expected_generation, at)
+            change = {"product": product, "generation": generation, "digest": record.digest}
+            connection.execute(
+                schema.promotion.insert().values(**change, kind=kind, actor=actor, reason=reason, at=at)
+            )
+            connection.execute(
+                schema.outbox.insert().values(
+                    product=product,
+                    generation=generation,
+                    effect="registry-alias",
+                    payload=json.dumps({"digest": record.digest}),
+                    created_at=at,
+                )
+            )
+            payload = {"generation": generation, "digest": record.digest, "reason": reason}
+            self._audit(connection, actor, f"release.{kind}", product, payload)
+        return Serving(product, record.digest, generation, at)
+
+    def _swap(self, connection: sa.Connection, product: str, digest: str, expected: int, at: str) -> None:
+        table = schema.serving
+        if expected == 0:
+            # A first promotion that lost the race breaks the primary key: translated into Conflict.
+            connection.execute(table.insert().values(product=product, digest=digest, generation=1, since=at))
+            return
+        swapped = connection.execute(
+            table.update()
+            .where(table.c.product == product, table.c.generation == expected)
+            .values(digest=digest, generation=expected + 1, since=at)
+        )
+        if swapped.rowcount != 1:
+            raise Conflict(
+                f"{product} is no longer at generation {expected}: somebody else promoted or rolled back",
+                where=self._where,
+                hint=f"`plinth release list {product}` shows what serves now; decide again",
+            )
+
+    def _must_have_served(self, connection: sa.Connection, product: str, digest: str) -> None:
+        table = schema.promotion
+        served = connection.execute(
+            sa.select(table.c.id).where(table.c.product == product, table.c.digest == digest).limit(1)
+        ).first()
+        if served is None:
+            raise RefusedByPolicy(
+                f"release {digest[:12]} has never served {product}, so it is nothing to roll back to",
+                where=product,
+                hint=f"`plinth release promote {product} {digest[:12]}` promotes it",
+            )
+
+    # Effects ----------------------------------------------------------------------------------------------------
+
+    def pending_effects(self, product: str) -> list[Effect]:
+        """Effects on other stores that are decided and not done, oldest first."""
+        table = schema.outbox
+        query = sa.select(table).where(table.c.product == product, table.c.done_at.is_(None)).order_by(table.c.id)
+        with self._read() as connection:
+            return [
+                Effect(row.id, row.product, row.generation, row.effect, json.loads(row.payload))
+                for row in connection.execute(query)
+            ]
+
+    def effect_done(self, effect: Effect, actor: str) -> None:
+        """Record that an effect was carried out (once)."""
+        table = schema.outbox
+        with self._write() as connection:
+            done = connection.execute(
+                table.update().where(table.c.id == effect.id, table.c.done_at.is_(None)).values(done_at=now())
+            )
+            if done.rowcount == 1:
+                payload = {"generation": effect.generation, **effect.payload}
+                self._audit(connection, actor, f"effect.{effect.effect}", effect.product, payload)
+
+    # Audit and events -------------------------------------------------------------------------------------------
+
+    def append_audit(self, actor: str, action: str, subject: str, payload: dict[str, Any]) -> None:
+        """Add an entry to the audit chain."""
+        with self._write() as connection:
+            self._audit(connection, actor, action, subject, payload)
+
+    def audit(self, limit: int | None = None, subject: str | None = None) -> list[chain.AuditEntry]:
+        """Audit entries, oldest first; with `limit`, the newest so many."""
+        table = schema.audit
+        query = sa.select(table).order_by(table.c.seq.desc())
+        if subject is not None:
+            query = query.where(table.c.subject == subject)
+        if limit is not None:
+            query = query.limit(limit)
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            chain.AuditEntry(
+                row.seq, row.at, row.actor, row.action, row.subject, json.loads(row.payload), row.previous, row.hash
+            )
+            for row in reversed(rows)
+        ]
+
+    def _audit(self, connection: sa.Connection, actor: str, action: str, subject: str, payload: dict[str, Any]) -> None:
+        head = schema.audit_head
+        # The update takes the row's lock first, so that two writers cannot both extend the same end.
+        connection.execute(head.update().where(head.c.id == 1).values(seq=head.c.seq + 1))
+        end = connection.execute(sa.select(head).where(head.c.id == 1)).one()
+        entry = chain.seal(end.seq, now(), actor, action, subject, payload, end.hash)
+        connection.execute(
+            schema.audit.insert().values(
+                seq=entry.seq,
+                at=entry.at,
+                actor=actor,
+                action=action,
+                subject=subject,
+                payload=json.dumps(payload),
+                previous=entry.previous,
+                hash=entry.hash,
+            )
+        )
+        connection.execute(head.update().where(head.c.id == 1).values(hash=entry.hash))
+
+    def record_event(self, product: str, kind: str, payload: dict[str, Any], *, at: str | None = None) -> None:
+        """Keep a fact, such as a lineage event or a retraining trigger. `at` defaults to now (UTC, ISO 8601)."""
+        with self._write() as connection:
+            connection.execute(
+                schema.event.insert().values(product=product, kind=kind, at=at or now(), payload=json.dumps(payload))
+            )
+
+    def events(self, product: str, kind: str) -> list[Event]:
+        """The product's events of that kind, oldest first."""
+        table = schema.event
+        query = sa.select(table).where(table.c.product == product, table.c.kind == kind).order_by(table.c.at, table.c.id)
+        with self._read() as connection:
+            return [Event(row.at, json.loads(row.payload)) for row in connection.execute(query)]
+
+    def last_event(self, product: str, kind: str) -> Event | None:
+        """The newest event of that kind, or None."""
+        events = self.events(product, kind)
+        return events[-1] if events else None
+
+
+def _release_record(row: Any) -> ReleaseRecord:
+    manifest = ReleaseManifest.from_dict(json.loads(row.manifest))
+    return ReleaseRecord(row.digest, row.product, row.status, manifest, row.created_at, row.created_by)
