@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     service_ports: dict[str, int] = Field(
         default_factory=dict, description='Ports of product services, as JSON: {"flight-delays": 3001}.'
     )
-    ledger_url: str | None = Field(None, description="SQLAlchemy URL of the ledger; default SQLite in the state folder.")
+    ledger_url: str | None = Field(
+        None, description="SQLAlchemy URL of the ledger; default SQLite in the state folder."
+    )
     traces: bool = Field(True, description="Export OpenTelemetry traces to MLflow's OTLP endpoint.")
     trace_sample: float = Field(0.01, ge=0, le=1, description="Share of requests whose trace is exported.")
     log_level: str = Field("INFO", description="Level of the structured logs.")

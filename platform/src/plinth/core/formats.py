@@ -22,7 +22,16 @@ ALLOWED_SUFFIXES = {
 # First bytes of what executes code or unpacks into something that may: pickle protocols 2 to 5, zip (torch, joblib,
 # skops is checked below), gzip, bzip2, xz, zstd, zlib, lz4.
 _PICKLE = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda", b"\x04\x22\x4d\x18")
+_COMPRESSED = (
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+    b"\x78\x01",
+    b"\x78\x9c",
+    b"\x78\xda",
+    b"\x04\x22\x4d\x18",
+)
 _ZIP = b"PK\x03\x04"
 
 _HINT = "export the model as ONNX, safetensors, skops or LightGBM/XGBoost native text; pickles are never loaded"
@@ -36,10 +45,12 @@ def check_model_file(path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in ALLOWED_SUFFIXES:
-        raise RefusedByPolicy(f"model format {suffix or 'without a suffix'!r} is not allowed", where=str(path), hint=_HINT)
+        raise RefusedByPolicy(
+            f"model format {suffix or 'without a suffix'!r} is not allowed", where=str(path), hint=_HINT
+        )
     with path.open("rb") as file:
         head = file.read(16)
-    if head.startswith(_PICKLE) or head[:1] in (b"(", b"c", b"]", b"}") and suffix not in {".json", ".txt"}:
+    if head.startswith(_PICKLE) or (head[:1] in (b"(", b"c", b"]", b"}") and suffix not in {".json", ".txt"}):
         raise RefusedByPolicy("the file holds a pickle", where=str(path), hint=_HINT)
     if head.startswith(_COMPRESSED) or (head.startswith(_ZIP) and suffix != ".skops"):
         raise RefusedByPolicy("the file holds a compressed archive, not a model", where=str(path), hint=_HINT)

@@ -121,6 +121,7 @@ class Product(Frozen):
     serving: Serving
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
     monitoring: Monitoring
+    demo: EntryPoint | None = Field(None, description="A story that shows the product at work: `plinth demo NAME`.")
 
     def pipeline(self, name: str) -> Pipeline | None:
         """The pipeline of that name, or None."""

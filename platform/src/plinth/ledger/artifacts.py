@@ -66,7 +66,9 @@ class ArtifactStore:
         target = self._target(digest)
         if not target.is_file():
             raise NotFound(
-                f"artefact {digest[:12]} is not stored", where=str(self.root), hint="restore it, or train and release again"
+                f"artefact {digest[:12]} is not stored",
+                where=str(self.root),
+                hint="restore it, or train and release again",
             )
         if digest_file(target) != digest:
             raise Corrupt(

@@ -234,9 +234,7 @@ class Ledger:
                 self._must_have_served(connection, product, record.digest)
             self._swap(connection, product, record.digest, expected_generation, at)
             change = {"product": product, "generation": generation, "digest": record.digest}
-            connection.execute(
-                schema.promotion.insert().values(**change, kind=kind, actor=actor, reason=reason, at=at)
-            )
+            connection.execute(schema.promotion.insert().values(**change, kind=kind, actor=actor, reason=reason, at=at))
             connection.execute(
                 schema.outbox.insert().values(
                     product=product,
@@ -357,7 +355,9 @@ class Ledger:
     def events(self, product: str, kind: str) -> list[Event]:
         """The product's events of that kind, oldest first."""
         table = schema.event
-        query = sa.select(table).where(table.c.product == product, table.c.kind == kind).order_by(table.c.at, table.c.id)
+        query = (
+            sa.select(table).where(table.c.product == product, table.c.kind == kind).order_by(table.c.at, table.c.id)
+        )
         with self._read() as connection:
             return [Event(row.at, json.loads(row.payload)) for row in connection.execute(query)]
 

@@ -1,0 +1,60 @@
+# The one task vocabulary, for people, hooks and CI. `make demo` and `make test` are the whole set-up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv from PATH when there is one, else installed into the project's own folder.
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+LOCK := locks/dev.txt
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench up down docs lock clean
+
+help: ## Show the tasks
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+
+$(STAMP): $(LOCK) platform/pyproject.toml services/flight-delays/pyproject.toml | $(filter .tools/bin/uv,$(UV))
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"plinth needs Python 3.11, 3.12 or 3.13; $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	@echo "Installing the locked packages into $(VENV) ..."
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e platform -e services/flight-delays
+	@touch $@
+
+install: $(STAMP) ## Install everything from the locks (the other tasks do it by themselves)
+
+demo: $(STAMP) ## Run the flight-delays story, from raw data to a watched prediction
+	@$(BIN)/plinth demo flight-delays
+
+test: $(STAMP) ## Run every test
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## Lint, types, floors, locks: everything that needs no run
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/lock.py --check
+
+bench: $(STAMP) ## Measure side by side and write docs/benchmarks.md
+	@$(BIN)/python tools/bench.py
+
+up: $(STAMP) ## Start the embedded profile in the background
+	@$(BIN)/plinth up --detach
+
+down: $(STAMP) ## Stop it
+	@$(BIN)/plinth down
+
+docs: $(STAMP) ## Write the generated pages of docs/
+	@$(BIN)/python tools/docs.py
+
+lock: $(STAMP) ## Refresh the hashed requirement files from the pyproject files
+	@UV="$(UV)" $(BIN)/python tools/lock.py
+
+clean: ## Remove the environment and all state
+	rm -rf $(VENV) .tools .plinth

@@ -1,0 +1,46 @@
+"""`plinth demo`: a product's story, from raw data to a watched prediction."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from plinth.cli.command import Groups
+
+if TYPE_CHECKING:
+    from plinth.cli.output import Output
+
+
+def register(groups: Groups) -> None:
+    """Declare the command."""
+    command = groups.command(
+        "demo",
+        demo,
+        help="Run a product's story: train, serve, watch, retrain, release, roll back.",
+        example="plinth demo flight-delays --keep-up",
+    )
+    command.add_argument("product", nargs="?", default="flight-delays")
+    command.add_argument("--keep-up", action="store_true", help="leave the services running for looking around")
+    command.add_argument(
+        "--until", metavar="YYYY-MM-DD", help="stop the replay before this day (default: the whole story)"
+    )
+
+
+def demo(args: Namespace, out: Output) -> None:
+    """Handler of `demo`."""
+    import importlib
+
+    from plinth.errors import NotFound
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    product = platform.products.get(args.product)
+    if product.spec.demo is None:
+        raise NotFound(
+            f"{args.product} has no demo",
+            where=str(product.folder / "product.yaml"),
+            hint="add `demo: package.module:function`",
+        )
+    module, _, function = product.spec.demo.partition(":")
+    story = getattr(importlib.import_module(module), function)
+    out.data(story(platform, product, out.console, keep_up=args.keep_up, until=args.until))

@@ -1,0 +1,179 @@
+"""`plinth release`: what was released, what serves, promote and roll back."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from plinth.cli.command import Groups
+
+if TYPE_CHECKING:
+    from plinth.cli.output import Output
+    from plinth.rollouts.release import Change
+
+
+def register(groups: Groups) -> None:
+    """Declare the commands."""
+    group = groups.group("release", help="Immutable releases: list, show, promote, roll back.")
+    command = group.command(
+        "list", list_releases, help="A product's releases, newest first.", example="plinth release list flight-delays"
+    )
+    command.add_argument("product")
+    command = group.command(
+        "show",
+        show,
+        help="One release: what it pins, its gates, and the way back to data, code and features.",
+        example="plinth release show 3f9c2a71b0de",
+    )
+    command.add_argument("digest", help="digest of the release, or its first characters")
+    command = group.command(
+        "promote",
+        promote,
+        help="Make a product serve a release.",
+        example='plinth release promote flight-delays 3f9c2a71b0de --reason "better calibrated"',
+    )
+    command.add_argument("product")
+    command.add_argument("digest", help="digest of the release, or its first characters")
+    command.add_argument("--reason", default="promoted by hand", help="why, for the history and the audit log")
+    command = group.command(
+        "rollback",
+        rollback,
+        help="Make a product serve an earlier release again.",
+        example='plinth release rollback flight-delays --reason "too many complaints"',
+    )
+    command.add_argument("product")
+    command.add_argument("--to", metavar="DIGEST", help="release to go back to; default the one that served before")
+    command.add_argument("--reason", default="rolled back by hand", help="why, for the history and the audit log")
+
+
+def list_releases(args: Namespace, out: Output) -> None:
+    """Handler of `release list`."""
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    product = platform.products.get(args.product).spec.name
+    serving = platform.ledger.current(product)
+    rows = [
+        {
+            "digest": record.digest,
+            "status": record.status,
+            "serving": serving is not None and serving.digest == record.digest,
+            "created_at": record.created_at,
+            "created_by": record.created_by,
+            "model": f"{record.manifest.model.name}:{record.manifest.model.version}",
+            "metrics": record.manifest.metrics,
+        }
+        for record in platform.ledger.releases(product)
+    ]
+    out.data({"product": product, "generation": serving.generation if serving else 0, "releases": rows})
+    if not rows:
+        out.text(f"{product} has no release yet: `plinth pipeline run {product} train` makes one")
+        return
+    out.table(
+        ["release", "status", "serving", "created (UTC)", "model", "AUC"],
+        [
+            [
+                row["digest"][:12],
+                row["status"],
+                "yes" if row["serving"] else "",
+                row["created_at"][:19].replace("T", " "),
+                row["model"],
+                f"{row['metrics']['auc']:.4f}" if "auc" in row["metrics"] else "",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def show(args: Namespace, out: Output) -> None:
+    """Handler of `release show`."""
+    from plinth.governance.lineage import walk
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    record = platform.ledger.release(args.digest)
+    manifest = record.manifest
+    lineage = walk(platform.ledger, record)
+    out.data(
+        {
+            "digest": record.digest,
+            "product": record.product,
+            "status": record.status,
+            "created_at": record.created_at,
+            "created_by": record.created_by,
+            "manifest": manifest.model_dump(mode="json"),
+            "lineage": lineage,
+        }
+    )
+    out.text(f"release  {record.digest}")
+    out.text(
+        f"product  {record.product}   status  {record.status}   created  {record.created_at} by {record.created_by}"
+    )
+    out.text(
+        f"model    {manifest.model.name}:{manifest.model.version} ({manifest.model.format}), run {manifest.model.run_id}"
+    )
+    out.text(f"code     {manifest.code.commit}{' with uncommitted changes' if manifest.code.dirty else ''}")
+    out.text(f"features {manifest.feature_service.name}, read plan {manifest.feature_service.digest[:12]}")
+    for contract in manifest.contracts:
+        out.text(f"contract {contract.id} {contract.version}, {contract.digest[:12]}")
+    out.table(
+        ["data", "role", "from", "to", "rows", "digest"],
+        [[data.name, data.role, data.start, data.end, f"{data.rows:,}", data.digest[:12]] for data in manifest.data],
+    )
+    out.table(
+        ["gate", "verdict", "observed", "bound", "reason"],
+        [
+            [
+                verdict.gate,
+                "passed" if verdict.passed else "FAILED",
+                "" if verdict.observed is None else f"{verdict.observed:.5g}",
+                "" if verdict.bound is None else f"{verdict.bound:.5g}",
+                verdict.reason,
+            ]
+            for verdict in manifest.verdicts
+        ],
+    )
+    out.table(["artefact", "sha256"], sorted(manifest.artifacts.items()))
+
+
+def promote(args: Namespace, out: Output) -> None:
+    """Handler of `release promote`."""
+    from plinth.rollouts import release
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    product = platform.products.get(args.product).spec.name
+    change = release.promote(
+        platform.ledger, platform.registry, product, args.digest, actor=platform.actor, reason=args.reason
+    )
+    _report(out, "promoted", change)
+
+
+def rollback(args: Namespace, out: Output) -> None:
+    """Handler of `release rollback`."""
+    from plinth.rollouts import release
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    product = platform.products.get(args.product).spec.name
+    change = release.rollback(
+        platform.ledger, platform.registry, product, args.to, actor=platform.actor, reason=args.reason
+    )
+    _report(out, "rolled back", change)
+
+
+def _report(out: Output, verb: str, change: Change) -> None:
+    serving, previous = change.serving, change.previous
+    out.data(
+        {
+            "product": serving.product,
+            "digest": serving.digest,
+            "generation": serving.generation,
+            "previous": previous.digest if previous else None,
+            "projected": change.projected,
+        }
+    )
+    before = f" (was {previous.digest[:12]})" if previous else ""
+    out.text(f"{serving.product}: {verb} to {serving.digest[:12]}{before}, generation {serving.generation}")
+    if not change.projected:
+        out.note("note: the registry's alias could not be updated yet; the next promote or rollback retries it")

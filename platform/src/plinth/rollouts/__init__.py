@@ -1,0 +1,1 @@
+"""Rollouts: moving a product from one release to the next, and back."""

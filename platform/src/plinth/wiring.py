@@ -1,0 +1,116 @@
+"""The composition root: settings to ports. Nothing else constructs adapters.
+
+Each port is built when it is first asked for, so a command imports only the tools it uses.
+"""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from plinth.core.products import Product
+from plinth.errors import InvalidInput, NotFound
+from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.store import Ledger
+from plinth.settings import Settings
+
+
+@dataclass(frozen=True)
+class LoadedProduct:
+    """A product's manifest, and the folder it stands in."""
+
+    spec: Product
+    folder: Path
+
+
+class Products:
+    """The products of a workspace: the folders of `services/` that hold a `product.yaml`."""
+
+    def __init__(self, services: Path) -> None:
+        self.services = services
+
+    def names(self) -> list[str]:
+        """Folder names that hold a manifest, sorted."""
+        return sorted(path.parent.name for path in self.services.glob("*/product.yaml"))
+
+    def get(self, name: str) -> LoadedProduct:
+        """One product.
+
+        Raises:
+            NotFound: No such folder or manifest.
+            InvalidInput: The manifest does not fit its schema (with line numbers).
+            RefusedByPolicy: The product is unowned, or has no service level or budget.
+        """
+        from plinth.core.manifests import parse_product
+
+        path = self.services / name / "product.yaml"
+        if not path.is_file():
+            known = ", ".join(self.names()) or "none"
+            raise NotFound(
+                f"no product {name!r}",
+                where=str(self.services),
+                hint=f"known products: {known}; `plinth product new` adds one",
+            )
+        spec = parse_product(path.read_text(encoding="utf-8"), str(path))
+        if spec.name != name:
+            raise InvalidInput(
+                f"the manifest's name is {spec.name!r} but its folder is {name!r}",
+                where=str(path),
+                hint="make them equal",
+            )
+        return LoadedProduct(spec, path.parent)
+
+    def all(self) -> list[LoadedProduct]:
+        """Every product; raises as `get` does on the first bad one."""
+        return [self.get(name) for name in self.names()]
+
+
+class Platform:
+    """The ports of one profile."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None) -> Platform:
+        """The platform of these settings; by default those of the environment.
+
+        Raises:
+            InvalidInput: A `PLINTH_*` variable does not fit.
+        """
+        if settings is not None:
+            return cls(settings)
+        from pydantic import ValidationError
+
+        try:
+            return cls(Settings())  # type: ignore[call-arg]
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "PLINTH_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise InvalidInput(
+                f"the setting {name} does not fit: {first['msg']}",
+                where="environment",
+                hint="docs/reference/settings.md lists every setting",
+            ) from error
+
+    @property
+    def actor(self) -> str:
+        """Who acts, for the audit log."""
+        return self.settings.actor or getpass.getuser()
+
+    @cached_property
+    def products(self) -> Products:
+        """The workspace's products."""
+        return Products(self.settings.home / "services")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        return Ledger(self.settings.database_url)
+
+    @cached_property
+    def artifacts(self) -> ArtifactStore:
+        """The artefact store."""
+        return ArtifactStore(self.settings.state_dir / "artifacts" / "sha256")

@@ -1,0 +1,40 @@
+"""What every test shares: release manifests to work with, and a summary that counts the skips with their reasons."""
+
+from collections import Counter
+
+import pytest
+
+from plinth.core.gates import Verdict
+from plinth.core.releases import CodeRef, FeatureServiceRef, ModelRef, ReleaseManifest
+
+
+@pytest.fixture
+def make_manifest():
+    """A factory of release manifests; `number` makes them differ."""
+
+    def make(number=1, *, product="flight-delays", passed=True, artifacts=None):
+        verdict = Verdict(gate="beats-baseline", passed=passed, observed=0.11, bound=0.1, reason="AUC .74 against .63")
+        return ReleaseManifest(
+            product=product,
+            model=ModelRef(name=product, version=str(number), run_id=f"run{number}", format="onnx"),
+            feature_service=FeatureServiceRef(name="flight_delays_v1", digest="f" * 64),
+            contracts=(),
+            data=(),
+            code=CodeRef(commit="0" * 40, dirty=False),
+            artifacts=artifacts or {"model.onnx": "a" * 64},
+            verdicts=(verdict,),
+            created_at="2013-06-01T00:00:00+00:00",
+            pipeline_run=f"pipeline{number}",
+        )
+
+    return make
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    reasons = Counter(str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else "" for report in skipped)
+    terminalreporter.write_sep("-", f"{len(skipped)} skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} x {reason}")
