@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from plinth.core.gates import Gate
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=50)]
+RelativePath = Annotated[
+    # No leading slash, no `..`, no backslash: a product's files stand in its own folder.
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)
+]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Duration = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[smhdw]$")]
 EntryPoint = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
@@ -46,12 +50,17 @@ class ServiceLevel(Frozen):
     objective: float = Field(gt=0, lt=1, description="Share of good events, e.g. 0.995.")
     window: Duration = Field(description="Length of the rolling window, e.g. 28d.")
     threshold_ms: float | None = Field(None, gt=0, description="Latency only: a request slower than this is bad.")
-    threshold: float | None = Field(None, description="Quality and freshness: the bound that makes an event bad.")
+    threshold: float | None = Field(
+        None,
+        description="Quality: the bound that makes a window bad. Freshness: the age in hours that is stale.",
+    )
 
     @model_validator(mode="after")
     def _threshold_fits(self) -> ServiceLevel:
         if self.indicator == "latency" and self.threshold_ms is None:
             raise ValueError("a latency service level needs threshold_ms")
+        if self.indicator in ("quality", "freshness") and self.threshold is None:
+            raise ValueError(f"a {self.indicator} service level needs threshold")
         return self
 
 
@@ -115,13 +124,24 @@ class Product(Frozen):
     tier: Literal[1, 2, 3] = Field(description="1: business critical, 2: important, 3: internal or experimental.")
     service_levels: Annotated[tuple[ServiceLevel, ...], Field(min_length=1)]
     budget: Budget
-    contracts: Annotated[tuple[Text, ...], Field(min_length=1, description="ODCS documents, relative to the product.")]
+    contracts: Annotated[
+        tuple[RelativePath, ...], Field(min_length=1, description="ODCS documents, relative to the product.")
+    ]
     pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)]
     model: Model
     serving: Serving
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
     monitoring: Monitoring
     demo: EntryPoint | None = Field(None, description="A story that shows the product at work: `plinth demo NAME`.")
+
+    @field_validator("service_levels", "pipelines")
+    @classmethod
+    def _names_are_unique(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [item.name for item in items]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {', '.join(twice)} stands twice")
+        return items
 
     def pipeline(self, name: str) -> Pipeline | None:
         """The pipeline of that name, or None."""
