@@ -1,0 +1,43 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from plinth.errors import InvalidInput, NotFound
+from plinth.settings import Settings
+from plinth.wiring import Platform
+
+PRODUCT = Path(__file__).parents[3] / "services" / "flight-delays"
+
+
+@pytest.fixture
+def platform(tmp_path):
+    (tmp_path / "services").mkdir()
+    return Platform.from_settings(Settings(home=tmp_path, state=tmp_path / "state", actor="ada"))
+
+
+def test_products_are_the_folders_that_hold_a_manifest(platform):
+    folder = platform.settings.home / "services" / "flight-delays"
+    shutil.copytree(PRODUCT, folder)
+    (platform.settings.home / "services" / "not-a-product").mkdir()
+    assert platform.products.names() == ["flight-delays"]
+    loaded = platform.products.get("flight-delays")
+    assert (loaded.spec.name, loaded.folder) == ("flight-delays", folder)
+
+
+def test_an_unknown_product_names_the_known_ones(platform):
+    with pytest.raises(NotFound, match="known products: none"):
+        platform.products.get("missing")
+
+
+def test_a_manifest_whose_name_is_not_its_folders_is_bad_input(platform):
+    shutil.copytree(PRODUCT, platform.settings.home / "services" / "renamed")
+    with pytest.raises(InvalidInput, match="renamed"):
+        platform.products.get("renamed")
+
+
+def test_building_the_platform_touches_no_disk(platform):
+    assert platform.ledger is platform.ledger
+    assert platform.artifacts is platform.artifacts
+    assert platform.actor == "ada"
+    assert not platform.settings.state_dir.exists()
