@@ -5,10 +5,11 @@ Missing evidence never passes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 
 class _Gate(BaseModel):
@@ -76,8 +77,8 @@ class Verdict(BaseModel):
 
     gate: str
     passed: bool
-    observed: float | None
-    bound: float | None
+    observed: FiniteFloat | None
+    bound: FiniteFloat | None
     reason: str
 
 
@@ -90,7 +91,7 @@ def _missing(gate: _Gate, what: str) -> Verdict:
 
 
 def judge(gate: Gate, evidence: Mapping[str, Any]) -> Verdict:
-    """One gate over the evidence.
+    """One gate over the evidence. Evidence that is absent, NaN, infinite or of the wrong type is missing evidence.
 
     Args:
         gate: The rule.
@@ -101,60 +102,89 @@ def judge(gate: Gate, evidence: Mapping[str, Any]) -> Verdict:
     """
     match gate:
         case BeatsBaseline():
-            ours, baseline = evidence.get("auc"), evidence.get("baseline_auc")
-            if ours is None or baseline is None:
-                return _missing(gate, "auc or baseline_auc")
-            gain = ours - baseline
-            return _verdict(
-                gate, gain >= gate.margin, gain, gate.margin, f"AUC {ours:.4f} against the baseline's {baseline:.4f}"
-            )
+            return _beats_baseline(gate, evidence)
         case NotWorseThanServing():
-            if "serving" not in evidence:
-                return _missing(gate, "the comparison with the serving release")
-            serving = evidence["serving"]
-            if serving is None:
-                return _verdict(gate, True, None, gate.tolerance, "nothing serves yet: no release to compare with")
-            upper = serving["upper_bound"]
-            return _verdict(
-                gate,
-                upper <= gate.tolerance,
-                upper,
-                gate.tolerance,
-                f"log loss difference {serving['log_loss_difference']:+.5f}, 95% upper bound {upper:+.5f}, "
-                f"paired over {serving['days']} days",
-            )
+            return _not_worse_than_serving(gate, evidence)
         case SliceFloor():
-            slices = [row for row in evidence.get("slices") or [] if row["rows"] >= gate.minimum_rows]
-            if not slices:
-                return _missing(gate, f"slices of at least {gate.minimum_rows} rows")
-            worst = min(slices, key=lambda row: row["auc"])
-            return _verdict(
-                gate,
-                worst["auc"] >= gate.floor,
-                worst["auc"],
-                gate.floor,
-                f"worst of {len(slices)} slices is {worst['slice']}={worst['value']} ({worst['rows']} rows)",
-            )
+            return _slice_floor(gate, evidence)
         case CalibrationBound():
-            error = evidence.get("calibration_error")
-            if error is None:
+            error = _number(evidence, "calibration_error")
+            if error is None or error < 0:
                 return _missing(gate, "calibration_error")
             return _verdict(gate, error <= gate.maximum, error, gate.maximum, "expected calibration error")
         case ContractPassed():
-            batches = evidence.get("contracts")
-            if not batches:
-                return _missing(gate, "contract results")
-            broken = [row["batch"] for row in batches if not row["passed"]]
-            reason = f"{len(batches)} batches checked" + (f", broken: {', '.join(broken)}" if broken else "")
-            return _verdict(gate, not broken, float(len(broken)), 0.0, reason)
+            return _contract_passed(gate, evidence)
         case NoSkew():
-            skew = evidence.get("skew")
-            if not skew or not skew.get("rows"):
-                return _missing(gate, "the training-serving skew check")
-            worst_difference = skew["max_difference"]
-            return _verdict(
-                gate, worst_difference <= gate.tolerance, worst_difference, gate.tolerance, f"{skew['rows']} rows"
-            )
+            return _no_skew(gate, evidence)
+
+
+def _number(evidence: object, name: str) -> float | None:
+    """A finite number of the evidence, or None. Booleans are no numbers here."""
+    value = evidence.get(name) if isinstance(evidence, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _rows(evidence: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """A list of mappings of the evidence; anything else is an empty list."""
+    value = evidence.get(name)
+    if not isinstance(value, list | tuple) or not all(isinstance(row, Mapping) for row in value):
+        return []
+    return list(value)
+
+
+def _beats_baseline(gate: BeatsBaseline, evidence: Mapping[str, Any]) -> Verdict:
+    ours, baseline = _number(evidence, "auc"), _number(evidence, "baseline_auc")
+    if ours is None or baseline is None:
+        return _missing(gate, "auc or baseline_auc")
+    gain = ours - baseline
+    reason = f"AUC {ours:.4f} against the baseline's {baseline:.4f}"
+    return _verdict(gate, gain >= gate.margin, gain, gate.margin, reason)
+
+
+def _not_worse_than_serving(gate: NotWorseThanServing, evidence: Mapping[str, Any]) -> Verdict:
+    if "serving" not in evidence:
+        return _missing(gate, "the comparison with the serving release")
+    serving = evidence["serving"]
+    if serving is None:
+        return _verdict(gate, True, None, gate.tolerance, "nothing serves yet: no release to compare with")
+    difference, upper, days = (_number(serving, key) for key in ("log_loss_difference", "upper_bound", "days"))
+    if difference is None or upper is None or not days or upper < difference:
+        return _missing(gate, "a bound on the difference to the serving release (too few days?)")
+    reason = f"log loss difference {difference:+.5f}, 95% upper bound {upper:+.5f}, paired over {days:.0f} days"
+    return _verdict(gate, upper <= gate.tolerance, upper, gate.tolerance, reason)
+
+
+def _slice_floor(gate: SliceFloor, evidence: Mapping[str, Any]) -> Verdict:
+    sized = [(row, _number(row, "rows"), _number(row, "auc")) for row in _rows(evidence, "slices")]
+    # A slice that does not say how many rows it has might be a large one.
+    large = [(row, value) for row, rows, value in sized if rows is None or rows >= gate.minimum_rows]
+    if not large:
+        return _missing(gate, f"slices of at least {gate.minimum_rows} rows")
+    unknown = [f"{row.get('slice')}={row.get('value')}" for row, value in large if value is None]
+    if unknown:
+        return _missing(gate, f"the AUC of {', '.join(unknown[:5])}")
+    worst, value = min(((row, value) for row, value in large if value is not None), key=lambda pair: pair[1])
+    reason = f"worst of {len(large)} slices is {worst.get('slice')}={worst.get('value')} ({worst.get('rows')} rows)"
+    return _verdict(gate, value >= gate.floor, value, gate.floor, reason)
+
+
+def _contract_passed(gate: ContractPassed, evidence: Mapping[str, Any]) -> Verdict:
+    batches = _rows(evidence, "contracts")
+    if not batches:
+        return _missing(gate, "contract results")
+    broken = [str(row.get("batch")) for row in batches if row.get("passed") is not True]
+    reason = f"{len(batches)} batches checked" + (f", broken: {', '.join(broken)}" if broken else "")
+    return _verdict(gate, not broken, float(len(broken)), 0.0, reason)
+
+
+def _no_skew(gate: NoSkew, evidence: Mapping[str, Any]) -> Verdict:
+    skew = evidence.get("skew")
+    rows, worst = _number(skew, "rows"), _number(skew, "max_difference")
+    if not rows or rows < 0 or worst is None or worst < 0:
+        return _missing(gate, "the training-serving skew check")
+    return _verdict(gate, worst <= gate.tolerance, worst, gate.tolerance, f"{rows:.0f} rows")
 
 
 def judge_all(gates: Iterable[Gate], evidence: Mapping[str, Any]) -> list[Verdict]:
