@@ -6,22 +6,31 @@ The ledger is the truth. A projection that fails stays in the outbox and is carr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from plinth.errors import NotFound, PlinthError, RefusedByPolicy
 from plinth.ledger.store import Ledger, Serving
 
-SERVING_ALIAS = "serving"
+
+class Version(Protocol):
+    """A registered model version."""
+
+    @property
+    def version(self) -> str:
+        """Its number."""
+        ...
 
 
 class Aliases(Protocol):
-    """The part of a model registry that promotion needs."""
+    """The part of a model registry (plinth.models.port) that promotion needs."""
 
-    def set_alias(self, model: str, alias: str, version: str) -> None:
-        """Point `alias` of `model` at `version`."""
+    def set_alias(self, model: str, version: str, alias: Literal["serving"]) -> None:
+        """Move an alias to a version."""
+        ...
 
-    def alias_version(self, model: str, alias: str) -> str | None:
-        """The version `alias` points at, or None."""
+    def by_alias(self, model: str, alias: Literal["serving"]) -> Version | None:
+        """The version that carries the alias, or None."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -109,11 +118,12 @@ def project(ledger: Ledger, aliases: Aliases, product: str, *, actor: str) -> bo
         return True
     model = ledger.release(effects[-1].payload["digest"]).manifest.model
     try:
-        aliases.set_alias(model.name, SERVING_ALIAS, model.version)
-        if aliases.alias_version(model.name, SERVING_ALIAS) != model.version:
-            return False
+        aliases.set_alias(model.name, model.version, "serving")
+        observed = aliases.by_alias(model.name, "serving")
     except PlinthError:
         # The registry is a projection: its trouble must not undo a decision that the ledger has taken.
+        return False
+    if observed is None or observed.version != model.version:
         return False
     for effect in effects:
         ledger.effect_done(effect, actor)

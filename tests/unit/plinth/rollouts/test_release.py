@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from plinth.errors import NotFound, RefusedByPolicy, Unavailable
@@ -12,13 +14,14 @@ class Registry:
         self.aliases = {}
         self.broken = False
 
-    def set_alias(self, model, alias, version):
+    def set_alias(self, model, version, alias):
         if self.broken:
             raise Unavailable("the registry is away")
         self.aliases[model, alias] = version
 
-    def alias_version(self, model, alias):
-        return self.aliases.get((model, alias))
+    def by_alias(self, model, alias):
+        version = self.aliases.get((model, alias))
+        return version and SimpleNamespace(version=version)
 
 
 @pytest.fixture
