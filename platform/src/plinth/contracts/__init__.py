@@ -1,1 +1,1 @@
-"""Data contracts: the standard's documents, their checks, reports and comparisons."""
+"""Data contracts: read (ODCS), checked (DuckDB), enforced at the pipeline's boundary, compared across versions."""
