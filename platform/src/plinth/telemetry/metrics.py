@@ -1,0 +1,63 @@
+"""Every metric of the platform: name, type, labels, help. Nothing else names a metric.
+
+docs/reference/metrics.md is checked against this module, and a test checks it against what a running service emits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric, as Prometheus knows it. `room` is who emits it."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+    room: Literal["serving"] = "serving"
+
+
+REQUESTS = Metric("plinth_requests_total", "counter", ("product", "path", "code", "release"), "HTTP requests answered.")
+REQUEST_SECONDS = Metric(
+    "plinth_request_seconds", "histogram", ("product", "path"), "Seconds from a request's headers to its answer."
+)
+PREDICTIONS = Metric("plinth_predictions_total", "counter", ("product", "release"), "Instances scored.")
+DEFAULTED = Metric(
+    "plinth_feature_rows_defaulted_total",
+    "counter",
+    ("product", "view"),
+    "Feature rows served by their declared default: missing, stale or from the future.",
+)
+LOG_WRITTEN = Metric("plinth_inference_log_written_total", "counter", ("product",), "Predictions written to the log.")
+LOG_DROPPED = Metric(
+    "plinth_inference_log_dropped_total", "counter", ("product",), "Predictions the full log buffer dropped."
+)
+LOG_BUFFERED = Metric("plinth_inference_log_buffered", "gauge", ("product",), "Predictions waiting to be written.")
+LOG_ERRORS = Metric(
+    "plinth_inference_log_write_errors_total", "counter", ("product",), "Writes of the log that failed and are retried."
+)
+RELEASE_GENERATION = Metric(
+    "plinth_release_generation", "gauge", ("product",), "Generation of the release that serves; 0 while none does."
+)
+RELEASE_INFO = Metric("plinth_release_info", "gauge", ("product", "release"), "1 for the release that serves.")
+RELEASE_STALE = Metric(
+    "plinth_release_stale", "gauge", ("product",), "1 while a wanted release, or the ledger, cannot be loaded."
+)
+RELEASE_FAILURES = Metric(
+    "plinth_release_load_failures_total", "counter", ("product",), "Looks at the ledger or its artefacts that failed."
+)
+TRACES_EXPORTED = Metric("plinth_trace_spans_exported_total", "counter", ("product",), "Spans handed to the collector.")
+TRACES_FAILED = Metric(
+    "plinth_trace_spans_failed_total", "counter", ("product",), "Spans that could not be handed to the collector."
+)
+
+ALL = (
+    REQUESTS, REQUEST_SECONDS, PREDICTIONS, DEFAULTED, LOG_WRITTEN, LOG_DROPPED, LOG_BUFFERED, LOG_ERRORS,
+    RELEASE_GENERATION, RELEASE_INFO, RELEASE_STALE, RELEASE_FAILURES, TRACES_EXPORTED, TRACES_FAILED,
+)  # fmt: skip

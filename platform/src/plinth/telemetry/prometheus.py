@@ -1,0 +1,118 @@
+"""Prometheus: the metrics of `metrics.py` as series of one registry.
+
+What something else already counts (the inference log, the release holder) is read when it is scraped, so the request
+path pays for nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from plinth.errors import MissingExtra
+from plinth.telemetry import metrics
+from plinth.telemetry.metrics import Metric
+
+Reading = tuple[Metric, tuple[str, ...], float]
+"""A metric, the values of its labels after `product`, and its value now."""
+
+
+def service_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 0) -> list[Reading]:
+    """What a service counts itself, as readings.
+
+    Args:
+        stats: `written`, `dropped`, `buffered`, `write_errors`, `release`, `generation`, `stale`, `release_failures`.
+        exported: Spans handed to the collector.
+        failed: Spans that could not be.
+    """
+    readings: list[Reading] = [
+        (metrics.LOG_WRITTEN, (), stats["written"]),
+        (metrics.LOG_DROPPED, (), stats["dropped"]),
+        (metrics.LOG_BUFFERED, (), stats["buffered"]),
+        (metrics.LOG_ERRORS, (), stats["write_errors"]),
+        (metrics.RELEASE_GENERATION, (), stats["generation"]),
+        (metrics.RELEASE_STALE, (), float(stats["stale"])),
+        (metrics.RELEASE_FAILURES, (), stats["release_failures"]),
+        (metrics.TRACES_EXPORTED, (), exported),
+        (metrics.TRACES_FAILED, (), failed),
+    ]
+    if stats["release"]:
+        readings.append((metrics.RELEASE_INFO, (stats["release"],), 1.0))
+    return readings
+
+
+class Metrics:
+    """The series of one product's service.
+
+    Args:
+        product: Value of every series' `product` label.
+        scraped: Called at each scrape; gives the readings that others count.
+    """
+
+    def __init__(self, product: str, scraped: Callable[[], Iterable[Reading]] = tuple) -> None:
+        try:
+            import prometheus_client as client
+        except ModuleNotFoundError:
+            raise MissingExtra("prometheus-client", "serving") from None
+        self._client = client
+        self._product = product
+        self._scraped = scraped
+        self.registry = client.CollectorRegistry()
+        self._requests = self._counter(metrics.REQUESTS)
+        self._predictions = self._counter(metrics.PREDICTIONS)
+        self._defaulted = self._counter(metrics.DEFAULTED)
+        self._seconds = client.Histogram(
+            metrics.REQUEST_SECONDS.name,
+            metrics.REQUEST_SECONDS.help,
+            metrics.REQUEST_SECONDS.labels,
+            registry=self.registry,
+            buckets=metrics.LATENCY_BUCKETS,
+        )
+        # Children by label values: `labels()` takes a lock and hashes on every call.
+        self._children: dict[tuple[str, ...], Any] = {}
+        self.registry.register(self)
+        for register in (client.ProcessCollector, client.PlatformCollector, client.GCCollector):
+            register(registry=self.registry)
+
+    def request(self, path: str, code: int, seconds: float, rows: int, release: str) -> None:
+        """Count an answered request."""
+        self._child(self._requests, path, str(code), release).inc()
+        self._child(self._seconds, path).observe(seconds)
+        if rows:
+            self._child(self._predictions, release).inc(rows)
+
+    def defaulted(self, rows: Mapping[str, int]) -> None:
+        """Count feature rows served by their defaults, by view."""
+        for view, count in rows.items():
+            self._child(self._defaulted, view).inc(count)
+
+    def collect(self) -> Iterable[Any]:
+        """The readings of others, as Prometheus's registry asks for them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        families: dict[str, Any] = {}
+        for metric, labels, value in self._scraped():
+            family = families.get(metric.name)
+            if family is None:
+                kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+                family = families[metric.name] = kind(metric.name, metric.help, labels=metric.labels)
+            family.add_metric((self._product, *labels), value)
+        return families.values()
+
+    def describe(self) -> Iterable[Any]:
+        """Nothing: the registry then does not scrape to learn the names."""
+        return ()
+
+    def render(self) -> tuple[bytes, str]:
+        """The text format, and its content type."""
+        return self._client.generate_latest(self.registry), self._client.CONTENT_TYPE_LATEST
+
+    def _counter(self, metric: Metric) -> Any:
+        return self._client.Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+
+    def _child(self, metric: Any, *labels: str) -> Any:
+        key = (metric._name, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(self._product, *labels)
+        return child

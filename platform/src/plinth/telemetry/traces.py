@@ -1,0 +1,248 @@
+"""Traces: OpenTelemetry spans to MLflow's OTLP endpoint, sampled, in the background, never in the way.
+
+MLflow 3.17 takes OTLP over HTTP with protobuf at `<server>/v1/traces` and wants the header `x-mlflow-experiment-id`
+(mlflow/server/otel_api.py). The experiment is found or made over its REST API when the first spans leave, in the
+exporter's thread, so a service neither needs the MLflow client nor waits for the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import random
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plinth.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan
+
+TIMEOUT = 3.0
+"""Seconds one export may take."""
+
+QUIET_SECONDS = 60.0
+"""A collector that is away is logged once in this time."""
+
+RETRY_SECONDS = 5.0
+"""After a failed export, spans are dropped without a try for this long."""
+
+log = logging.getLogger(__name__)
+
+
+class MlflowExporter:
+    """A SpanExporter towards an MLflow server. Failures are counted, logged once a minute, and never raised."""
+
+    def __init__(self, base_url: str, experiment: str) -> None:
+        self.exported = 0
+        self.failed = 0
+        self._base_url = base_url
+        self._experiment = experiment
+        self._inner: Any = None
+        self._logged = -QUIET_SECONDS
+        self._retry_at = 0.0
+        self._closed = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> Any:
+        """Hand spans over; called by the batch processor's thread."""
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        if not self._closed and time.monotonic() >= self._retry_at:
+            try:
+                if self._inner is None:
+                    self._inner = self._connect()
+                if self._inner.export(spans) is SpanExportResult.SUCCESS:
+                    self.exported += len(spans)
+                    return SpanExportResult.SUCCESS
+                reason = "the collector refused the spans"
+            except Exception as error:  # noqa: BLE001  (a collector's trouble must stay out of the service)
+                reason = f"{type(error).__name__}: {error}"
+            self._complain(reason)
+        self.failed += len(spans)
+        return SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Stop exporting."""
+        self._closed = True
+        if self._inner is not None:
+            self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Nothing is buffered here."""
+        return True
+
+    def _connect(self) -> Any:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        # Its own words about a collector that is away would come once an attempt, with a traceback.
+        logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
+        return OTLPSpanExporter(
+            endpoint=f"{self._base_url}/v1/traces",
+            headers={"x-mlflow-experiment-id": self._experiment_id()},
+            timeout=TIMEOUT,
+        )
+
+    def _experiment_id(self) -> str:
+        found = self._call("get-by-name?experiment_name=" + urllib.parse.quote(self._experiment), None)
+        if found is None:
+            made = self._call("create", {"name": self._experiment})
+            if made is None:
+                raise RuntimeError("MLflow made no experiment")
+            return str(made["experiment_id"])
+        return str(found["experiment"]["experiment_id"])
+
+    def _call(self, path: str, payload: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        request = urllib.request.Request(  # noqa: S310  (the address is the profile's own MLflow server)
+            f"{self._base_url}/api/2.0/mlflow/experiments/{path}",
+            data=json.dumps(payload).encode() if payload is not None else None,
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+                value: dict[str, Any] = json.load(answer)
+                return value
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def _complain(self, reason: str) -> None:
+        now = time.monotonic()
+        self._retry_at = now + RETRY_SECONDS
+        if now - self._logged >= QUIET_SECONDS:
+            self._logged = now
+            log.warning("traces cannot be exported", extra={"reason": reason, "endpoint": self._base_url})
+
+
+class Traces:
+    """Makes spans. With `exporter` None every call does nothing.
+
+    Args:
+        service: The `service.name` of every span.
+        exporter: Where finished spans go.
+        sample: Share of traces that are recorded; a caller's sampled `traceparent` is always followed.
+    """
+
+    def __init__(self, service: str, exporter: Any = None, sample: float = 1.0) -> None:
+        self.exporter = exporter
+        self._sample = sample if exporter is not None else 0.0
+        self._lock = threading.Lock()
+        self._service = service
+        self._provider: Any = None
+
+    def wanted(self, traceparent: str = "") -> bool:
+        """Whether this request is to be traced: the caller said so, or the dice did."""
+        if self.exporter is None:
+            return False
+        return traceparent[-1:] in {"1", "3", "5", "7", "9", "b", "d", "f"} or random.random() < self._sample  # noqa: S311
+
+    def record(
+        self,
+        name: str,
+        marks: Sequence[tuple[str, int]],
+        attributes: Mapping[str, Any],
+        *,
+        traceparent: str = "",
+        failed: bool = False,
+    ) -> str:
+        """A finished trace, made after the fact so that the request path only reads a clock.
+
+        Args:
+            name: Name of the root span.
+            marks: The root's start, then the end of each step: ("start", ns), ("parse", ns), ...
+            attributes: Attributes of the root span.
+            traceparent: The caller's W3C trace context, or "".
+            failed: Whether the root span ended in an error.
+
+        Returns:
+            The trace id, 32 hexadecimal characters.
+        """
+        from opentelemetry import trace
+
+        tracer = self._tracer()
+        root = tracer.start_span(
+            name,
+            context=_remote(traceparent),
+            kind=trace.SpanKind.SERVER,
+            start_time=marks[0][1],
+            attributes=dict(attributes),
+        )
+        inside = trace.set_span_in_context(root)
+        for (_, started), (step, ended) in itertools.pairwise(marks):
+            tracer.start_span(step, context=inside, start_time=started).end(end_time=ended)
+        if failed:
+            root.set_status(trace.Status(trace.StatusCode.ERROR))
+        root.end(end_time=marks[-1][1])
+        return format(root.get_span_context().trace_id, "032x")
+
+    @contextlib.contextmanager
+    def span(self, name: str, **attributes: Any) -> Iterator[str]:
+        """A span around a block; spans nest. Gives the trace id ("" while tracing is off)."""
+        if self.exporter is None:
+            yield ""
+            return
+        with self._tracer().start_as_current_span(name, attributes=attributes) as current:
+            yield format(current.get_span_context().trace_id, "032x")
+
+    def flush(self, seconds: float = 5.0) -> bool:
+        """Hand over what waits. Returns whether that was done in time."""
+        return self._provider is None or bool(self._provider.force_flush(int(seconds * 1000)))
+
+    def close(self) -> None:
+        """Hand over what waits, then stop; at most a few seconds."""
+        if self._provider is not None:
+            self.flush(TIMEOUT)
+            self._provider.shutdown()
+
+    def _tracer(self) -> Any:
+        """The provider is made at the first sampled trace: its import and its thread cost nothing until then."""
+        with self._lock:
+            if self._provider is None:
+                from opentelemetry.sdk.resources import Resource
+                from opentelemetry.sdk.trace import TracerProvider
+                from opentelemetry.sdk.trace.export import BatchSpanProcessor
+                from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+                # Sampling is decided in `wanted`, before any span is made.
+                self._provider = TracerProvider(
+                    sampler=ALWAYS_ON,
+                    resource=Resource.create({"service.name": self._service}),
+                    shutdown_on_exit=False,
+                )
+                self._provider.add_span_processor(
+                    BatchSpanProcessor(self.exporter, max_queue_size=4096, schedule_delay_millis=1000)
+                )
+        return self._provider.get_tracer("plinth")
+
+
+def _remote(traceparent: str) -> Context | None:
+    if not traceparent:
+        return None
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+
+
+def configure(
+    settings: Settings, service_name: str, *, experiment: str | None = None, sample: float | None = None
+) -> Traces:
+    """Traces of this profile: towards its MLflow server, or none when the setting is off.
+
+    Args:
+        settings: `traces` switches, `trace_sample` is the share of requests, `mlflow_url` the server.
+        service_name: The `service.name` of every span.
+        experiment: MLflow experiment the traces are filed under; default `service_name`.
+        sample: Overrides `trace_sample`; pipelines give 1.
+    """
+    if not settings.traces:
+        return Traces(service_name)
+    exporter = MlflowExporter(settings.mlflow_url, experiment or service_name)
+    return Traces(service_name, exporter, settings.trace_sample if sample is None else sample)
