@@ -9,12 +9,18 @@ import getpass
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plinth.core.products import Product
-from plinth.errors import InvalidInput, NotFound
+from plinth.errors import InvalidInput, MissingExtra, NotFound
 from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.store import Ledger
 from plinth.settings import Settings
+
+if TYPE_CHECKING:
+    from plinth.features.feast import FeastFeatures
+    from plinth.models.port import Registry
+    from plinth.pipelines.port import Runner
 
 
 @dataclass(frozen=True)
@@ -114,3 +120,58 @@ class Platform:
     def artifacts(self) -> ArtifactStore:
         """The artefact store."""
         return ArtifactStore(self.settings.state_dir / "artifacts" / "sha256")
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The model registry."""
+        from plinth.models.mlflow import MlflowRegistry
+
+        return MlflowRegistry(self.settings.mlflow_store, self.settings.state_dir / "mlflow" / "artifacts")
+
+    def features(self, product: str) -> FeastFeatures:
+        """The feature store of a product.
+
+        Raises:
+            NotFound: The product declares no features.
+            MissingExtra: Feast is not installed.
+        """
+        try:
+            from plinth.features.feast import FeastFeatures
+        except ModuleNotFoundError as error:
+            raise MissingExtra(error.name or "feast", "features") from error
+
+        from plinth.pipelines.entry import load_entry
+
+        loaded = self.products.get(product)
+        entry = loaded.spec.model.feature_definitions
+        if entry is None:
+            raise NotFound(
+                f"{product} declares no features",
+                where=str(loaded.folder / "product.yaml"),
+                hint="add `feature_definitions: package.module:function` under `model`",
+            )
+        return FeastFeatures(
+            self.settings.product_dir(product),
+            product.replace("-", "_"),
+            loaded.spec.model.feature_service,
+            load_entry(entry),
+        )
+
+    def runner(self, product: str, *, inline: bool = False) -> Runner:
+        """What runs a product's pipelines: flows of the standing Prefect server, or steps in this process."""
+        state = self.settings.product_dir(product)
+        cache = self.settings.state_dir / "cache" / "steps"
+        if inline:
+            from plinth.pipelines.inline import InlineRunner
+
+            return InlineRunner(product=product, state=state, cache=cache, ports=self)
+        from plinth.pipelines.prefect import PrefectRunner
+
+        return PrefectRunner(
+            product=product,
+            state=state,
+            cache=cache,
+            ports=self,
+            api_url=self.settings.prefect_api_url,
+            home=self.settings.state_dir / "prefect",
+        )

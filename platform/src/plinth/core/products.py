@@ -98,6 +98,9 @@ class Model(Frozen):
 
     name: Name
     feature_service: Text = Field(description="The Feast feature service the model reads.")
+    feature_definitions: EntryPoint | None = Field(
+        None, description="Function from the folder of feature tables to Feast objects, as package.module:function."
+    )
 
 
 class Monitoring(Frozen):
