@@ -39,7 +39,7 @@ def _image(draw: Callable[[Any], None]) -> bytes:
     except ImportError as error:
         raise MissingExtra("matplotlib", "models") from error
     figure = Figure(figsize=(4.8, 3.6), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -47,7 +47,7 @@ def _image(draw: Callable[[Any], None]) -> bytes:
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=INK, labelsize=9, length=0)
     draw(axes)
-    axes.title.set(fontsize=10, color=INK, fontweight="bold", horizontalalignment="left", position=(0, 1))
+    axes.set_title(axes.get_title("left"), loc="left", fontsize=10, fontweight="bold", color=INK)
     buffer = io.BytesIO()
     # A fixed software tag keeps the bytes the same on every run.
     canvas.print_png(buffer, metadata={"Software": "plinth"})

@@ -220,7 +220,7 @@ def _check(frame: Frame, feature_names: Sequence[str]) -> None:
             where="training frame",
             hint="build it with flight_delays.dataset",
         )
-    finite: list[bool] = np.isfinite(matrix).all(axis=0).tolist()
+    finite = np.atleast_1d(np.isfinite(matrix).all(axis=0))
     bad = [name for name, ok in zip(feature_names, finite, strict=True) if not ok]
     if bad:
         raise InvalidInput(
