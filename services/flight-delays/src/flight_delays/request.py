@@ -17,7 +17,7 @@ LATE_MINUTES = 15
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """One flight to predict. `scheduled_departure` is timezone-aware; `tailnum` is None while no aircraft is assigned."""
+    """A flight to predict. `scheduled_departure` carries its zone; `tailnum` is None while no aircraft is assigned."""
 
     carrier: str
     flight: int

@@ -1,0 +1,59 @@
+"""The features port: what pipelines, the demo and the service need of a feature store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from plinth.features.readplan import FeatureBlock
+
+
+class FeatureStore(Protocol):
+    """A feature store of one product: point-in-time joins offline, the latest values online."""
+
+    def apply(self) -> None:
+        """Registers the product's entities, views and services, and creates the online tables."""
+        ...
+
+    def historical(self, entities: pd.DataFrame) -> pd.DataFrame:
+        """The point-in-time join: one row for each entity row, in the same order.
+
+        Args:
+            entities: One column for each join key, and `event_timestamp` (UTC).
+
+        Returns:
+            Columns `view__feature` in the order of the feature service, NaN where no row was known or it was older
+            than the view's TTL; the index of `entities`.
+        """
+        ...
+
+    def materialize(self, start: datetime, end: datetime) -> None:
+        """Copies the newest row of each entity in [start, end] from the feature tables to the online store."""
+        ...
+
+    def advance(self, hour: datetime) -> int:
+        """Writes the rows stamped exactly `hour` to the online store; returns how many entity rows were written."""
+        ...
+
+    def clear_online(self) -> None:
+        """Empties the online store, so that a replay starts from nothing."""
+        ...
+
+    def compile_plan(self) -> dict[str, Any]:
+        """The feature service as a read plan (see readplan.py)."""
+        ...
+
+
+class OnlineReader(Protocol):
+    """Reads feature rows on the request path."""
+
+    def read(self, keys: Mapping[str, Sequence[str | None]], at: NDArray[np.int64]) -> FeatureBlock:
+        """Feature values of each row of keys, as they stand at `at` (int64 seconds since 1970 UTC)."""
+        ...
