@@ -160,7 +160,7 @@ def drift(
     Args:
         reference: Stored with the release.
         current: Counted with `reference.count(matrix)`.
-        bounds: The product's monitoring section. With `watch` empty every feature counts.
+        bounds: The product's monitoring section. With `watch` empty no feature triggers, all are reported.
         scores: The score's reference and current histogram.
 
     Raises:
@@ -176,7 +176,7 @@ def drift(
             hint="the release has: " + ", ".join(reference.names),
         )
     features = tuple(
-        compare(old, new, bounds.drift_psi, watched=not bounds.watch or old.name in bounds.watch)
+        compare(old, new, bounds.drift_psi, watched=old.name in bounds.watch)
         for old, new in zip(reference.columns, current.columns, strict=True)
     )
     return Drift(

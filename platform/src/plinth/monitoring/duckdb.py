@@ -87,7 +87,7 @@ class LogReader:
         """
         wanted = ", ".join(_quoted(name) for name in names)
         with self._open(names) as connection:
-            reader = connection.execute(f"SELECT score, {wanted} {_LATEST}", self._window).to_arrow_reader(CHUNK)
+            reader = connection.sql(f"SELECT score, {wanted} {_LATEST}", params=self._window).to_arrow_reader(CHUNK)
             for batch in reader:
                 if not batch.num_rows:
                     continue
@@ -104,10 +104,10 @@ class LogReader:
             if self._has_labels(connection):
                 label, join = "l.label", f"LEFT JOIN ({_LABELS}) l USING (entity_id)"
                 parameters["as_of"] = as_of
-            table = connection.execute(
+            table = connection.sql(
                 f"SELECT p.release, epoch_us(p.event_time) AS event_time, p.score, CAST({label} AS DOUBLE) AS label "
                 f"FROM (SELECT * {_LATEST}) p {join} ORDER BY p.event_time, p.entity_id, p.release",
-                parameters,
+                params=parameters,
             ).to_arrow_table()
         release = table["release"].combine_chunks().dictionary_encode()
         return Labelled(

@@ -20,6 +20,7 @@ BOUNDS = Monitoring(
     calibration_gap=0.03,
     minimum_labels=500,
     cool_down="7d",
+    watch=("wind", "rate", "hour"),
 )
 
 
@@ -55,6 +56,13 @@ def test_only_watched_features_count_towards_the_trigger(reference: Histograms) 
     result = drift(reference, reference.count(table(5000, 2, shift=1.0)), bounds)
     assert result.drifted == ("wind", "rate")
     assert result.counted == ("rate",)
+    assert not result.beyond
+
+
+def test_with_nothing_watched_drift_is_reported_and_triggers_nothing(reference: Histograms) -> None:
+    bounds = BOUNDS.model_copy(update={"watch": ()})
+    result = drift(reference, reference.count(table(5000, 2, shift=1.0)), bounds)
+    assert result.drifted == ("wind", "rate")
     assert not result.beyond
 
 
