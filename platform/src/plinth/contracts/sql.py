@@ -204,7 +204,7 @@ def duplicates(key: Sequence[str]) -> str:
     )
 
 
-def expand(query: str, rule: Quality, dataset: str) -> str:
+def expand(query: str, rule: Quality) -> str:
     """An sql rule with the standard's placeholders (`${object}`, `${table}`, `${property}`, `${column}`) filled in."""
     text = query.strip().rstrip(";")
     for word in ("object", "table", "model", "schema"):
