@@ -22,8 +22,11 @@ from plinth.serving.releases import LoadedRelease, ReleaseHolder
 REASONS = {1: "missing", 2: "stale", 3: "future"}
 """Why a view's values are its declared defaults, by the reader's status code."""
 
-RETRY_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Seconds between tries while the online store is locked: 1.6 s, then the caller gets a 503."""
+RETRY_SECONDS = 1.5
+"""How long a locked online store is tried again before the caller gets a 503."""
+
+RETRY_DELAY = 0.02
+"""Seconds before the second try; doubled each time, to at most 0.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +99,23 @@ class Predictor:
     async def _features(self, release: LoadedRelease, instances: Instances) -> FeatureBlock:
         """Reads inline: it takes microseconds, a hop to a thread takes longer. Waits without blocking while locked."""
         reader = release.reader()
-        for delay in RETRY_DELAYS:
+        delay, deadline = RETRY_DELAY, time.monotonic() + RETRY_SECONDS
+        while True:
             try:
                 return reader.read(instances.keys, instances.at)
-            except Unavailable:
-                await asyncio.sleep(delay)
-        try:
-            return reader.read(instances.keys, instances.at)
-        except Unavailable as error:
-            raise Unavailable(
-                f"the online features cannot be read: {error.what}",
-                where=error.where or "online store",
-                hint="try again in a second; `plinth doctor` looks for what locks it",
-            ) from error
+            except Unavailable as error:
+                if time.monotonic() + delay > deadline:
+                    raise Unavailable(
+                        f"the online features cannot be read: {error.what}",
+                        where=error.where or "online store",
+                        hint="try again in a second; `plinth doctor` looks for what locks it",
+                    ) from error
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 0.2)
 
     def _flags(
         self, release: LoadedRelease, status: NDArray[np.uint8]
-    ) -> tuple[Sequence[list[str]], Sequence[list[str]]]:
+    ) -> tuple[list[list[str]], list[list[str]]]:
         """Per row: the views served by their defaults, and the same with the reason (`missing:aircraft_last_leg`)."""
         if not status.any():
             empty: list[list[str]] = [[] for _ in range(len(status))]

@@ -21,7 +21,7 @@ from plinth.serving.inference_log import Entry
 from plinth.serving.port import FeatureBlock, FloatMatrix, Instances, Wanted
 
 
-class FakeReleases:
+class MemoryReleases:
     """A release source whose bundles lie in a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,14 +57,14 @@ class FakeReleases:
 
 
 @dataclass(frozen=True)
-class FakeBlock:
+class MemoryBlock:
     """A feature block."""
 
     values: NDArray[np.float64]
     status: NDArray[np.uint8]
 
 
-class FakeReader:
+class MemoryReader:
     """Reads rows from a dictionary: entity id to values; one view, keyed by `id`."""
 
     def __init__(self, rows: Mapping[str, Sequence[float]], default: Sequence[float]) -> None:
@@ -79,10 +79,10 @@ class FakeReader:
             raise Unavailable("the online store is locked")
         found = [self._rows.get(key or "") for key in keys["id"]]
         values = np.array([self._default if row is None else row for row in found], dtype=np.float64)
-        return FakeBlock(values, np.array([[int(row is None)] for row in found], dtype=np.uint8))
+        return MemoryBlock(values, np.array([[int(row is None)] for row in found], dtype=np.uint8))
 
 
-class FakeSink:
+class MemorySink:
     """Keeps entries in a list; refuses them while `full`."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class FakeSink:
 
 
 @dataclass
-class FakeObserver:
+class MemoryObserver:
     """Keeps what it is told."""
 
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -122,10 +122,10 @@ class FakeObserver:
         return b"# nothing\n", "text/plain"
 
 
-class FakeProduct:
+class MemoryProduct:
     """A product whose instances are `{"id": text, "x": number}`; the vector is the row's values and `x`."""
 
-    name = "fake"
+    name = "memory"
     entity = "id"
 
     def __init__(self, width: int = 3, max_batch: int = 16) -> None:

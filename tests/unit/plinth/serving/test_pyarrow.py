@@ -1,0 +1,79 @@
+"""Inference log files: schema, partitions, never half a file."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from plinth.errors import InvalidInput
+from plinth.serving.inference_log import Entry
+from plinth.serving.pyarrow import ParquetSink
+
+DAY = int(datetime(2013, 6, 1, 23, 30, tzinfo=UTC).timestamp())
+
+
+def entry(at, **changes):
+    rows = len(at)
+    fields = {
+        "request_id": "r1",
+        "release": "d" * 64,
+        "entity_ids": [f"UA{i}" for i in range(rows)],
+        "at": np.array(at, dtype=np.int64),
+        "features": np.arange(rows * 2, dtype=np.float32).reshape(rows, 2),
+        "scores": np.linspace(0.1, 0.9, rows),
+        "flags": [["missing:weather"]] + [[]] * (rows - 1),
+        "latency_ms": 1.25,
+        "answered": DAY + 0.5,
+    }
+    return Entry(**{**fields, **changes})
+
+
+def test_rows_are_written_under_the_date_of_their_event(tmp_path):
+    ParquetSink(tmp_path, ["temp", "wind"]).write([entry([DAY, DAY + 3600]), entry([DAY + 7200], request_id="r2")])
+    files = sorted(str(path.parent.name) for path in tmp_path.rglob("*.parquet"))
+    assert files == ["date=2013-06-01", "date=2013-06-02"]
+    table = pq.read_table(next(tmp_path.glob("date=2013-06-02/*.parquet")), partitioning=None)
+    assert table.schema.field("event_time").type == pa.timestamp("us", tz="UTC")
+    assert table.schema.field("temp").type == pa.float32()
+    assert table.column("request_id").to_pylist() == ["r1", "r2"]
+    first = pq.read_table(next(tmp_path.glob("date=2013-06-01/*.parquet")), partitioning=None).to_pylist()[0]
+    assert first == {
+        "request_id": "r1", "entity_id": "UA0", "release": "d" * 64,
+        "event_time": datetime(2013, 6, 1, 23, 30, tzinfo=UTC), "temp": 0.0, "wind": 1.0, "score": 0.1,
+        "flags": ["missing:weather"], "latency_ms": 1.25,
+        "at": datetime(2013, 6, 1, 23, 30, 0, 500_000, tzinfo=UTC),
+    }  # fmt: skip
+
+
+def test_duckdb_reads_the_whole_log(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    sink = ParquetSink(tmp_path, ["temp", "wind"])
+    sink.write([entry([DAY, DAY + 3600])])
+    sink.write([entry([DAY])])
+    files = f"read_parquet('{tmp_path}/*/*.parquet', hive_partitioning=true)"
+    rows = duckdb.sql(f"SELECT date, count(*) FROM {files} GROUP BY 1 ORDER BY 1").fetchall()
+    assert [(str(date), count) for date, count in rows] == [("2013-06-01", 2), ("2013-06-02", 1)]
+
+
+def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    sink = ParquetSink(tmp_path, ["temp", "wind"])
+    real, calls = pq.write_table, []
+
+    def second_fails(table, where, **options):
+        calls.append(where)
+        if len(calls) == 2:
+            real(table.slice(0, 0), where, **options)
+            raise OSError(28, "No space left on device")
+        real(table, where, **options)
+
+    monkeypatch.setattr(pq, "write_table", second_fails)
+    with pytest.raises(OSError, match="No space"):
+        sink.write([entry([DAY, DAY + 3600])])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_feature_named_like_a_column_of_the_log_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="score"):
+        ParquetSink(tmp_path, ["temp", "score"])
