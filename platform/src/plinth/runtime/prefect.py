@@ -1,0 +1,177 @@
+"""The Prefect server of the embedded profile, and the process that serves the products' pipelines as deployments.
+
+    python -m plinth.runtime.prefect
+
+waits for the server, makes one deployment a pipeline (with its schedule where product.yaml has one), and carries out
+their runs, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from plinth.core.products import Product
+from plinth.errors import Unavailable
+from plinth.runtime.port import Service
+from plinth.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+READY_FILE = "pipelines.ready"
+ZOMBIES = "plinth: runs whose process died"
+HEARTBEAT_SECONDS = 30
+
+
+def server(settings: Settings) -> Service:
+    """How the Prefect server is started. One process: without `--workers` it does not fork."""
+    home = settings.state_dir / "prefect"
+    port = str(settings.prefect_port)
+    url = settings.prefect_api_url.removesuffix("/api")
+    origins = [f"http://{name}:{port}" for name in dict.fromkeys([settings.host, "127.0.0.1", "localhost"])]
+    return Service(
+        name="prefect",
+        argv=(sys.executable, "-P", "-m", "prefect", "server", "start", "--host", settings.host, "--port", port),
+        url=url,
+        health=f"{settings.prefect_api_url}/health",
+        port=settings.prefect_port,
+        setting="PLINTH_PREFECT_PORT",
+        env={
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": settings.prefect_api_url,
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(origins),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_SERVER_UI_API_URL": settings.prefect_api_url,
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            # The UI's files are written with the port inside; the default place is the installed package.
+            "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+            # Kept on disk, the slots of killed runs are given back after a restart of the server too.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "DO_NOT_TRACK": "1",
+        },
+    )
+
+
+def worker(settings: Settings) -> Service:
+    """How the process that carries out scheduled runs is started."""
+    return Service(
+        name="pipelines",
+        argv=(sys.executable, "-P", "-m", "plinth.runtime.prefect"),
+        url=f"{settings.prefect_api_url.removesuffix('/api')}/deployments",
+        health=READY_FILE,
+        env={
+            "PREFECT_HOME": str(settings.state_dir / "prefect"),
+            "PREFECT_API_URL": settings.prefect_api_url,
+            "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "DO_NOT_TRACK": "1",
+        },
+    )
+
+
+def scheduled(product: str, pipeline: str, params: dict[str, Any]) -> None:
+    """A pipeline as product.yaml declares it. The runner turns the flow run that calls this into the pipeline's."""
+    from plinth.pipelines.entry import run_pipeline
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    spec = platform.products.get(product).spec
+    run_pipeline(platform.runner(product), spec, pipeline, params, wait=600.0)
+
+
+def deployments(product: Product, **schedule: Any) -> list[RunnerDeployment]:
+    """A deployment for each pipeline of a product. `schedule` replaces the declared ones (`interval=2` in tests)."""
+    import prefect
+    from prefect.types.entrypoint import EntrypointType
+
+    made = []
+    for pipeline in product.pipelines:
+        when = schedule or ({"cron": pipeline.schedule} if pipeline.schedule else {})
+        flow = prefect.flow(name=f"{product.name}.{pipeline.name}", persist_result=False)(scheduled)
+        made.append(
+            cast(  # a coroutine only under a running event loop
+                "RunnerDeployment",
+                flow.to_deployment(
+                    name="plinth",
+                    parameters={"product": product.name, "pipeline": pipeline.name, "params": {}},
+                    description=pipeline.description,
+                    tags=[product.name],
+                    entrypoint_type=EntrypointType.MODULE_PATH,
+                    **when,
+                ),
+            )
+        )
+    return made
+
+
+def install_zombie_automation() -> None:
+    """Mark runs as crashed when their process stopped telling that it lives (Prefect docs, "detect zombie flows")."""
+    from prefect.automations import Automation
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
+    with get_client(sync_client=True) as client:
+        known = client.request("POST", "/automations/filter", json={"automations": {"name": {"any_": [ZOMBIES]}}})
+        if known.json():
+            return
+    Automation(
+        name=ZOMBIES,
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in _ENDS)},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=3 * HEARTBEAT_SECONDS,  # type: ignore[arg-type]  # coerced to a timedelta
+        ),
+        actions=[
+            ChangeFlowRunState(name=None, state=StateType.CRASHED, message="its process stopped answering", force=False)
+        ],
+    ).create()
+
+
+_ENDS = ("Completed", "Cancelled", "Crashed", "Failed")
+
+
+def main(patience: float = 120.0) -> None:
+    """Serve every product's pipelines until a signal comes."""
+    from prefect import serve
+
+    from plinth.pipelines.prefect import server_answers
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    until = time.monotonic() + patience
+    while not server_answers(platform.settings.prefect_api_url):
+        if time.monotonic() > until:
+            raise Unavailable("no Prefect server answers", where=platform.settings.prefect_api_url)
+        time.sleep(0.5)
+    # The automation is a help, not a condition: without it a killed run stays "Running" in the UI.
+    with contextlib.suppress(Exception):
+        install_zombie_automation()
+    made = [item for product in platform.products.all() for item in deployments(product.spec)]
+    _tell_ready(platform.settings.state_dir)
+    serve(*made, pause_on_shutdown=False, print_starting_message=False)
+
+
+def _tell_ready(state: Path) -> None:
+    with contextlib.suppress(OSError):
+        (state / "run" / READY_FILE).write_text(str(os.getpid()))
+
+
+if __name__ == "__main__":
+    # By its importable name: a run's own process finds `scheduled` by the module it was defined in.
+    from plinth.runtime import prefect as this_module
+
+    this_module.main()
