@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import sqlite3
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,12 @@ class FeastFeatures:
     def database(self) -> Path:
         """The SQLite file of the online store."""
         return self.online / "online.db"
+
+    def scratch(self, folder: Path) -> FeastFeatures:
+        """The same features over the same tables with an online store of its own in `folder`."""
+        other = FeastFeatures(folder, self.project, self.service, self._definitions)
+        other.tables = self.tables
+        return other
 
     def apply(self) -> None:
         """Writes feature_store.yaml, registers the definitions and creates the online tables.
@@ -113,8 +119,10 @@ class FeastFeatures:
 
     def _join(self, rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         store = self._opened()
-        job = store.get_historical_features(rows, store.get_feature_service(self.service), full_feature_names=True)
-        table = job.to_arrow()
+        service = store.get_feature_service(self.service)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # ibis calls deprecated methods of duckdb
+            table = store.get_historical_features(rows, service, full_feature_names=True).to_arrow()
         frame: pd.DataFrame = table.select(["row_number", *columns]).to_pandas().set_index("row_number")
         return frame
 
@@ -122,7 +130,14 @@ class FeastFeatures:
         """Feast's own materialization of the newest row of each entity in [start, end]."""
         _register_timestamps()
         quiet = io.StringIO()  # Feast prints its progress
-        with self._lock, _translated(self.online), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        with (
+            self._lock,
+            _translated(self.online),
+            contextlib.redirect_stdout(quiet),
+            contextlib.redirect_stderr(quiet),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", DeprecationWarning)
             self._writable()
             self._opened().materialize(start.astimezone(UTC), end.astimezone(UTC))
             self._last_hour = max(self._last_hour or end, end)
@@ -236,7 +251,6 @@ class FeastFeatures:
 
     def _close(self) -> None:
         self._store = self._rows = None
-        shutil.rmtree(self.online / "data", ignore_errors=True)
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -44,6 +45,15 @@ class FeatureStore(Protocol):
 
     def clear_online(self) -> None:
         """Empties the online store, so that a replay starts from nothing."""
+        ...
+
+    def scratch(self, folder: Path) -> FeatureStore:
+        """The same features over the same tables with an online store of its own in `folder`."""
+        ...
+
+    @property
+    def database(self) -> Path:
+        """The file of the online store, which a `Reader` reads."""
         ...
 
     def compile_plan(self) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flight_delays.request import LATE_MINUTES, LEAD_TIME
-from flight_delays.vector import FEATURES, VIEW_COLUMNS, assemble_columns, local_minutes
+from flight_delays.request import LATE_MINUTES, LEAD_TIME, Flight
+from flight_delays.vector import FEATURES, VIEW_COLUMNS, assemble, assemble_columns, local_minutes
 from plinth.errors import Corrupt, InvalidInput, NotFound
 from plinth.features.readplan import ReadPlan
+from plinth.features.skew import SkewReport, compare, sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,4 +117,30 @@ def training_frame(
         hour=local_minutes(scheduled) % 1440 // 60,
         status=block.status,
         **text,
+    )
+
+
+def skew_report(
+    store: FeatureStore, lake: Path, start: date, end: date, *, stretches: int = 3, hours: int = 8, seed: int = 0
+) -> SkewReport:
+    """The model's vector as the service would make it, against the one training sees, for random stretches of hours.
+
+    Both ways are run whole: materialize, advance, read plan and `assemble` against the join and `assemble_columns`.
+
+    Raises:
+        NotFound: No flight departs from `start` to `end` (UTC dates, half-open).
+    """
+    rows = entity_rows(lake, start, end)
+    sampled = sample(store, rows, stretches=stretches, hours=hours, seed=seed)
+    rows = rows.iloc[sampled.positions]
+    tails = [tail if isinstance(tail, str) else None for tail in rows["tailnum"]]
+    fields = zip(rows["carrier"], rows["flight"], rows["origin"], rows["dest"], tails, rows["scheduled"], strict=True)
+    flights = [Flight(c, int(n), o, d, t, datetime.fromtimestamp(at, UTC)) for c, n, o, d, t, at in fields]
+    text = {name: rows[name].to_numpy().astype(np.str_) for name in ("carrier", "origin", "dest")}
+    scheduled = rows["scheduled"].to_numpy(np.int64)
+    return compare(
+        assemble(flights, sampled.online.values),
+        assemble_columns(text["carrier"], text["origin"], text["dest"], scheduled, sampled.offline.values),
+        FEATURES,
+        entities=[flight.flight_id for flight in flights],
     )

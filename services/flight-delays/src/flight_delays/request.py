@@ -5,6 +5,7 @@ Pure Python, no tool: the service, the pipelines and the feature code all speak 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -50,3 +51,14 @@ def flight_id(carrier: str, flight: int, origin: str, scheduled_departure: datet
 def prediction_time(scheduled_departure: datetime) -> datetime:
     """When a flight's prediction is made: two hours before its scheduled departure, in UTC."""
     return scheduled_departure.astimezone(UTC) - LEAD_TIME
+
+
+def join_keys(flights: Sequence[Flight]) -> dict[str, list[str | None]]:
+    """What the feature views are looked up by: a column of n values for each join key."""
+    return {
+        "carrier": [flight.carrier for flight in flights],
+        "origin": [flight.origin for flight in flights],
+        "dest": [flight.dest for flight in flights],
+        "line": [f"{flight.carrier}{flight.flight}-{flight.origin}" for flight in flights],
+        "tailnum": [flight.tailnum for flight in flights],
+    }
