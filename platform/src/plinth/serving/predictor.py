@@ -113,9 +113,7 @@ class Predictor:
             await asyncio.sleep(delay)
             delay = min(delay * 2, 0.2)
 
-    def _flags(
-        self, release: LoadedRelease, status: NDArray[np.uint8]
-    ) -> tuple[list[list[str]], list[list[str]]]:
+    def _flags(self, release: LoadedRelease, status: NDArray[np.uint8]) -> tuple[list[list[str]], list[list[str]]]:
         """Per row: the views served by their defaults, and the same with the reason (`missing:aircraft_last_leg`)."""
         if not status.any():
             empty: list[list[str]] = [[] for _ in range(len(status))]

@@ -29,6 +29,7 @@ class ParquetSink:
 
     Raises:
         InvalidInput: A feature has the name of one of the log's own columns.
+        MissingExtra: pyarrow is not installed.
     """
 
     def __init__(self, folder: Path, feature_names: Sequence[str]) -> None:
@@ -39,6 +40,10 @@ class ParquetSink:
                 where="feature_names",
                 hint="rename the features",
             )
+        try:
+            import pyarrow.parquet  # noqa: F401  (now and not at the first write, which would then take a second)
+        except ModuleNotFoundError:
+            raise MissingExtra("pyarrow", "serving") from None
         self._folder = folder
         self._names = tuple(feature_names)
         self._count = 0
@@ -49,10 +54,8 @@ class ParquetSink:
         Raises:
             OSError: The folder cannot be written, for instance because the disk is full.
         """
-        try:
-            import pyarrow.parquet as pq
-        except ModuleNotFoundError:
-            raise MissingExtra("pyarrow", "serving") from None
+        import pyarrow.parquet as pq
+
         renames: list[tuple[Path, Path]] = []
         try:
             for date, table in self._tables(entries):

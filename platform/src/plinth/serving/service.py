@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from plinth.errors import Unavailable
+from plinth.errors import PlinthError, Unavailable
 from plinth.serving.asgi import Receive, Scope, Send, ServingApp
 from plinth.serving.health import Health
 from plinth.serving.inference_log import InferenceLog, Sink
@@ -47,6 +49,7 @@ class Service:
         **options: Any,
     ) -> None:
         width = len(product.feature_names)
+        self._product = product
         self._on_stop = on_stop
 
         def load(wanted: Any, artifacts: Mapping[str, Any]) -> LoadedRelease:
@@ -62,9 +65,25 @@ class Service:
         """Load the promoted release, if any, and start the watcher and the log's writer."""
         self.releases.start()
         self.log.start()
+        self._warm_up()
         # What is alive now stays alive: the collector need not walk it again in the middle of a request.
         gc.collect()
         gc.freeze()
+
+    def _warm_up(self) -> None:
+        """The product's example once through everything but the log: the first request then opens and imports nothing.
+
+        Called in the thread that serves, because that is the thread whose store connection it opens.
+        """
+        release = self.releases.current
+        if release is None:
+            return
+        try:
+            instances = self._product.parse(json.dumps(self._product.openapi()["example"]).encode())
+            block = release.reader().read(instances.keys, instances.at)
+            release.scorer.score(self._product.assemble(instances, block.values))
+        except PlinthError as error:
+            self.observer.event("warm-up failed", logging.WARNING, reason=str(error))
 
     def stop(self) -> None:
         """Stop watching and write what is left of the inference log."""
@@ -91,7 +110,7 @@ class Service:
         """
         release = self.releases.current
         if release is not None:
-            keys: dict[str, list[str | None]] = {
+            keys: dict[str, Sequence[str | None]] = {
                 key: [""] for view in release.plan["views"] for key in view["join_keys"]
             }
             release.reader().read(keys, np.array([int(time.time())], dtype=np.int64))
