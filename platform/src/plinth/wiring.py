@@ -9,7 +9,7 @@ import getpass
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from plinth.core.products import Product
 from plinth.errors import InvalidInput, MissingExtra, NotFound
@@ -18,6 +18,8 @@ from plinth.ledger.store import Ledger
 from plinth.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from plinth.features.feast import FeastFeatures
     from plinth.models.port import Registry
     from plinth.pipelines.port import Runner
@@ -154,7 +156,7 @@ class Platform:
             self.settings.product_dir(product),
             product.replace("-", "_"),
             loaded.spec.model.feature_service,
-            load_entry(entry),
+            cast("Callable[[Path], Sequence[Any]]", load_entry(entry)),
         )
 
     def runner(self, product: str, *, inline: bool = False) -> Runner:
