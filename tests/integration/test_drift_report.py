@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.store import Ledger
 from plinth.monitoring.duckdb import LogReader
 from plinth.monitoring.reference import Reference
+from plinth.monitoring.trigger import last_trigger
 from plinth.serving.inference_log import Entry
 from plinth.serving.pyarrow import ParquetSink
 
@@ -235,7 +237,8 @@ def test_feature_rows_from_outside_of_the_window_are_not_counted(world):
 def test_the_chunks_hold_what_the_model_saw(world):
     matrix = inputs(50, world.rng)
     world.log(world.entry(0, matrix))
-    ((read, scores),) = list(world.reader().features(NAMES))
+    chunks = list(world.reader().features(NAMES))
+    read, scores = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     order, expected = np.argsort(scores), np.argsort(scores_of(matrix))
     np.testing.assert_array_equal(read[order], matrix[expected])
 
@@ -358,23 +361,45 @@ def test_a_log_of_other_features_is_refused_with_the_column_named(world, plinth)
     assert "lacks the columns temperature" in answer.err
 
 
-def test_the_trigger_runs_the_pipeline_once_in_a_cool_down(world, plinth, monkeypatch, tmp_path):
-    """SECURITY row 15 at the command line: three reports in a row, one retraining."""
+@pytest.fixture
+def probe(world, tmp_path, monkeypatch):
+    """The product's pipeline, replaced by one that writes an x for each run; gives the file."""
+    runs = tmp_path / "runs"
     (tmp_path / "retraining_probe.py").write_text(
         "from pathlib import Path\n"
         "def train(context) -> str:\n"
-        f"    with Path({str(tmp_path / 'runs')!r}).open('a') as file:\n"
+        f"    with Path({str(runs)!r}).open('a') as file:\n"
         "        file.write('x')\n"
         "    return 'trained'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     path = world.root / "services" / "flight-delays" / "product.yaml"
     path.write_text(path.read_text().replace("flight_delays.pipeline:train", "retraining_probe:train"))
+    return runs
+
+
+def test_the_trigger_runs_the_pipeline_once_in_a_cool_down(world, plinth, probe):
+    """SECURITY row 15 at the command line: three reports in a row, one retraining."""
     world.traffic(bias=0.1)
-    runs = [plinth(*REPORT, *LATER, "--json", "--trigger") for _ in range(3)]
+    runs = [plinth(*REPORT, *LATER, "--json", "--trigger", "--inline") for _ in range(3)]
     assert [run.code for run in runs] == [0, 0, 0], runs[0].out
     answers = [run.json["trigger"] for run in runs]
     assert [answer["fire"] for answer in answers] == [True, False, False]
     assert answers[0]["run_id"]
     assert answers[1]["beyond"] is True
-    assert (tmp_path / "runs").read_text() == "x"
+    assert probe.read_text() == "x"
+
+
+def test_a_trigger_whose_pipeline_cannot_start_is_taken_back(world, plinth, probe, monkeypatch):
+    """No Prefect server answers: the cool-down of four weeks must not run for a retraining that never was."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("PLINTH_PREFECT_PORT", str(free.getsockname()[1]))
+    world.traffic(bias=0.1)
+    failed = plinth(*REPORT, *LATER, "--trigger")
+    assert failed.code == 1
+    assert "no Prefect server answers" in failed.err
+    assert "taken back" in failed.err
+    assert not probe.exists()
+    assert len(world.ledger.events("flight-delays", "retrain-trigger-retracted")) == 1
+    assert last_trigger(world.ledger, "flight-delays", datetime(2013, 7, 5, tzinfo=UTC)) is None

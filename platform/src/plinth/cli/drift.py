@@ -42,6 +42,7 @@ def register(groups: Groups) -> None:
     command.add_argument(
         "--fail-on-drift", action="store_true", help=f"exit with {BEYOND} when beyond the bounds (for CI)"
     )
+    command.add_argument("--inline", action="store_true", help="retrain in this process, without the Prefect server")
     command.add_argument(
         "--trigger", action="store_true", help="retrain when beyond the bounds and not in the cool-down"
     )
@@ -65,7 +66,7 @@ def report(args: Namespace, out: Output) -> int:
         decision = trigger(platform.ledger, product.name, assessment.signals, product.monitoring, as_of)
     if args.html:
         page.write(assessment, Path(args.html), decision)
-    run = _retrain(platform, product, out) if decision and decision.fire else None
+    run = _retrain(platform, product, decision, args.inline, out) if decision and decision.fire else None
     _print(out, assessment, decision, run, Path(args.html) if args.html else None)
     return BEYOND if args.fail_on_drift and assessment.beyond else 0
 
@@ -134,19 +135,28 @@ def _assess(
     return assess(product, folder, record.digest, reference, start=start, end=end, as_of=as_of)
 
 
-def _retrain(platform: Platform, product: Product, out: Output) -> str:
-    """Run the product's first pipeline; returns the run's id."""
+def _retrain(platform: Platform, product: Product, decision: Decision, inline: bool, out: Output) -> str:
+    """Run the product's first pipeline; returns the run's id. A run that did not start gives its trigger back."""
     from plinth.errors import PlinthError
+    from plinth.monitoring.trigger import retract
     from plinth.pipelines.entry import run_pipeline
 
     name = product.pipelines[0].name
     out.note(f"retraining: pipeline {name} of {product.name}")
+    started = False
+
+    def on_step(step: str, record: object) -> None:
+        nonlocal started
+        started = True
+
     try:
-        return run_pipeline(platform.runner(product.name), product, name).run_id
-    except PlinthError:
-        out.note(
-            f"the trigger is recorded and the cool-down runs; `plinth pipeline run {product.name} {name}` tries again"
-        )
+        return run_pipeline(platform.runner(product.name, inline=inline), product, name, on_step=on_step).run_id
+    except PlinthError as error:
+        if not started:
+            retract(platform.ledger, product.name, decision, product.monitoring, error.what)
+            out.note("the run did not start, so the trigger is taken back")
+        else:
+            out.note(f"the trigger stands; `plinth pipeline run {product.name} {name}` tries again")
         raise
 
 

@@ -139,8 +139,8 @@ def _findings(reference: Histogram, current: Histogram) -> list[str]:
         found.append(f"missing {now:.1%} of rows, {before:.1%} in the reference")
     low, high = reference.grid.lo, reference.grid.hi
     for share, side in (
-        (_share(current.below, current.rows), f"below {low:g}"),
-        (_share(current.above, current.rows), f"above {high:g}"),
+        (_share(current.below, current.rows), f"below {low:.4g}"),
+        (_share(current.above, current.rows), f"above {high:.4g}"),
     ):
         if share > OUTSIDE_SHARE:
             found.append(f"{share:.1%} of rows {side}, where the reference has none")

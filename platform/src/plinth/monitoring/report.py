@@ -85,7 +85,7 @@ def _header(a: Assessment) -> str:
     facts = {
         "Product": a.product.name,
         "Release": a.release[:12],
-        "Events": f"{_day(a.start)} to {_day(a.end)} (exclusive, UTC)",
+        "Events": f"{_day(a.start)} to {_day(a.end)}",
         "Labels known by": f"{a.as_of:%Y-%m-%d %H:%M} UTC",
         "Predictions": f"{a.drift.rows:,}",
         "Reference": f"{a.drift.reference_rows:,} training rows",
@@ -204,7 +204,7 @@ def _months(a: Assessment) -> str:
                 x, y = zip(*values, strict=True)
                 series.append(svg.Series(f"{title} of {release[:12]}", x, y, [0.0] * len(x), _css(a, release)))
         if series and len(names) > 1:
-            chart = svg.lines(series, ticks=ticks, height=200, digits=2, label=f"{title} by month", dots=True)
+            chart = svg.lines(series, ticks=ticks, height=200, span=0.05, label=f"{title} by month", dots=True)
             charts.append(f"<figure><figcaption>{title}</figcaption>{chart}</figure>")
     table = _table(
         ["Month", "Release", "Predictions", "Labelled", "AUC", "Log loss", "Mean prediction", "Outcome rate", "Gap"],
@@ -278,7 +278,7 @@ QUIET = '<span class="quiet">nothing found</span>'
 def _checks(a: Assessment) -> str:
     rows = [
         [
-            f"<code>{escape(f.name)}</code>", escape("; ".join(f.findings)) or QUIET,
+            f"<code>{escape(f.name)}</code>", f'<div class="text">{escape("; ".join(f.findings)) or QUIET}</div>',
             f"{f.missing_reference:.1%}", f"{f.missing:.1%}", f"{f.below:.1%}", f"{f.above:.1%}",
         ]
         for f in sorted(a.drift.features, key=lambda f: (not f.findings, f.name))

@@ -14,7 +14,7 @@ header p{margin:0;color:var(--soft)} h1{font-size:26px;line-height:1.2;margin:0}
 h2{font-size:18px;margin:0 0 8px} p{margin:0 0 10px;max-width:76ch}
 section{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:18px 20px;margin:16px 0}
 section>:last-child{margin-bottom:0}
-dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:10px 20px;margin:18px 0}
+dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(155px,1fr));gap:10px 16px;margin:18px 0}
 dt{color:var(--soft);font-size:13px} dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .verdict{border-radius:8px;padding:14px 20px;border-left:6px solid;margin:16px 0}
 .verdict strong{font-size:20px} .verdict ul{margin:6px 0 0;padding-left:20px}
@@ -27,6 +27,7 @@ th{color:var(--soft);font-weight:600;font-size:13px;white-space:nowrap} tbody tr
 th:first-child,td:first-child{padding-left:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 code{font:13px ui-monospace,SFMono-Regular,Menlo,monospace;overflow-wrap:anywhere}
+td code{white-space:nowrap} td:nth-child(-n+2){white-space:nowrap} .text{min-width:240px;white-space:normal}
 .pill{display:inline-block;border-radius:10px;padding:0 9px;font-size:13px;white-space:nowrap}
 .pill.drift{background:var(--badbg);color:var(--bad);font-weight:600}
 .pill.ok{background:var(--goodbg);color:var(--good)} .pill.small-sample{background:var(--unsurebg);color:var(--unsure)}

@@ -95,7 +95,7 @@ def lines(
     ticks: Sequence[tuple[float, str]],
     bounds: Sequence[float] = (),
     zero: bool = False,
-    digits: int = 2,
+    span: float = 0.0,
     height: int = 260,
     label: str = "",
     dots: bool = False,
@@ -107,7 +107,7 @@ def lines(
         ticks: Positions and texts of the x axis.
         bounds: Values that are drawn as dashed lines; always inside the picture.
         zero: Draw a line at zero.
-        digits: Decimals of the y axis.
+        span: The y axis covers at least this much, so that noise does not look like a cliff.
         height: In user units; the width is 760.
         label: Read aloud.
         dots: Mark every point (for few points).
@@ -118,7 +118,8 @@ def lines(
     xs = [x for s in series for x in s.x] + [x for x, _ in ticks]
     if not xs or not ys:
         return ""
-    low, high = _padded(min(ys), max(ys))
+    low, high = _padded(min(ys), max(ys), span)
+    grid, digits = _nice(low, high)
     first, last = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
 
     def px(x: float) -> float:
@@ -131,7 +132,7 @@ def lines(
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
         f"<title>{escape(label)}</title>"
     ]
-    for y in _nice(low, high):
+    for y in grid:
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
         parts.append(f'<text class="axis" x="{left - 7}" y="{py(y) + 4:.1f}" text-anchor="end">{y:.{digits}f}</text>')
     for x, text in ticks:
@@ -169,15 +170,16 @@ def _line(s: Series, px: Scale, py: Scale, dots: bool, digits: int) -> str:
     return f'{band}<polyline class="line {s.css}" points="{path}"/>{marks}'
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
-    room = (high - low) * 0.08 or max(abs(high), 1e-3) * 0.1
+def _padded(low: float, high: float, span: float) -> tuple[float, float]:
+    room = max((high - low) * 0.08, (span - (high - low)) / 2, 1e-6)
     return low - room, high + room
 
 
-def _nice(low: float, high: float, count: int = 5) -> list[float]:
-    """Round values between low and high, about `count` of them."""
+def _nice(low: float, high: float, count: int = 5) -> tuple[list[float], int]:
+    """Round values between low and high, about `count` of them, and the decimals that tell them apart."""
     raw = (high - low) / count
     power = 10.0 ** np.floor(np.log10(raw))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw)
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
     first = int(np.ceil(low / step))
-    return [index * step for index in range(first, int(np.floor(high / step)) + 1)]
+    values = [index * step for index in range(first, int(np.floor(high / step)) + 1)]
+    return values, max(0, -int(np.floor(np.log10(step) + 1e-9)))

@@ -12,6 +12,7 @@ from plinth.monitoring.drift import Drift
 from plinth.monitoring.performance import Calibration
 
 EVENT = "retrain-trigger"
+RETRACTED = "retrain-trigger-retracted"
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,18 @@ def _reasons(signals: Signals, bounds: Monitoring) -> list[str]:
 
 def last_trigger(ledger: Events, product: str, now: datetime) -> datetime | None:
     """The recorded trigger nearest to `now`: a record from a broken clock must not hide a true one."""
-    times = [datetime.fromisoformat(event.payload["at"]) for event in ledger.events(product, EVENT)]
+    retracted = {event.payload["at"] for event in ledger.events(product, RETRACTED)}
+    recorded = {event.payload["at"] for event in ledger.events(product, EVENT)}
+    times = [datetime.fromisoformat(at) for at in sorted(recorded - retracted)]
     return min(times, key=lambda time: abs(now - time), default=None)
 
 
 def trigger(
     ledger: Events, product: str, signals: Signals, bounds: Monitoring, now: datetime | None = None
 ) -> Decision:
-    """Decide, and record a trigger that fires. The caller starts the pipeline.
+    """Decide, and record a trigger that fires. The caller starts the pipeline, or calls `retract`.
+
+    It is recorded first, so that a crash between the two costs a retraining and never gives two.
 
     Args:
         ledger: Keeps the triggers.
@@ -125,6 +130,17 @@ def trigger(
     now = now or datetime.now(UTC)
     decision = decide(signals, bounds, last_trigger(ledger, product, now), now)
     if decision.fire:
-        at = now.astimezone(UTC).isoformat(timespec="microseconds")
+        at = _text(now)
         ledger.record_event(product, EVENT, {"at": at, **decision.as_dict()}, at=at)
     return decision
+
+
+def retract(ledger: Events, product: str, decision: Decision, bounds: Monitoring, why: str) -> None:
+    """Take back a trigger whose pipeline did not start (no server, no slot): it starts no cool-down."""
+    if decision.fire and decision.until is not None:
+        at = _text(decision.until - timedelta(seconds=seconds(bounds.cool_down)))
+        ledger.record_event(product, RETRACTED, {"at": at, "reason": why}, at=at)
+
+
+def _text(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds")

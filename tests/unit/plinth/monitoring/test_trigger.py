@@ -14,7 +14,7 @@ from plinth.core.products import Monitoring
 from plinth.errors import InvalidInput
 from plinth.ledger.store import Ledger
 from plinth.monitoring.performance import Calibration
-from plinth.monitoring.trigger import EVENT, Decision, Signals, decide, trigger
+from plinth.monitoring.trigger import EVENT, Decision, Signals, decide, retract, trigger
 
 BOUNDS = Monitoring(
     drift_psi=0.2,
@@ -74,7 +74,7 @@ class Memory:
         self.kept: list[object] = []
 
     def events(self, product: str, kind: str) -> list[object]:
-        return self.kept
+        return self.kept if kind == EVENT else []
 
     def record_event(self, product: str, kind: str, payload: dict, *, at: str | None = None) -> None:
         self.kept.append(type("Event", (), {"at": at, "payload": payload}))
@@ -105,4 +105,14 @@ def test_hourly_flapping_for_four_weeks_fires_four_times_in_the_ledger(tmp_path:
     assert events[0].payload["at"].startswith("2013-07-01T00:00:00")
     assert "calibration gap" in events[0].payload["reason"]
     assert ledger.events("another-product", EVENT) == []
+    ledger.close()
+
+
+def test_a_retracted_trigger_holds_nothing_back(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    first = trigger(ledger, "flight-delays", BAD, BOUNDS, NOW)
+    retract(ledger, "flight-delays", first, BOUNDS, "no server")
+    again = trigger(ledger, "flight-delays", BAD, BOUNDS, NOW + timedelta(hours=1))
+    held = trigger(ledger, "flight-delays", BAD, BOUNDS, NOW + timedelta(hours=2))
+    assert (first.fire, again.fire, held.fire) == (True, True, False)
     ledger.close()
