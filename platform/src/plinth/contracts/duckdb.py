@@ -1,4 +1,4 @@
-"""The contract engine on DuckDB: Parquet and CSV files are scanned, never loaded.
+"""The contract engine on DuckDB: Parquet files are scanned, CSV files are read once into a table that may spill.
 
 Memory is capped (`memory_limit`), what does not fit spills to a temporary folder. The connection may read that one
 file and nothing else, so an sql rule of a contract cannot reach the machine's files or the network.
@@ -81,6 +81,7 @@ class DuckDBEngine:
             config = {"memory_limit": self.memory, "threads": self.threads, "temp_directory": spill}
             with duckdb.connect(":memory:", config=config) as db:
                 db.execute("SET TimeZone = 'UTC'")
+                db.execute("SET enable_progress_bar = false")  # it prints on standard output, where answers go
                 db.execute(f"SET allowed_paths = [{sql.literal(str(path))}]")
                 db.execute("SET enable_external_access = false")
                 db.execute("SET lock_configuration = true")

@@ -1,8 +1,10 @@
 """A contract as DuckDB SQL over the view `batch`: pure text, run by `duckdb.py`.
 
 Row rules become one scan: each is a predicate that is true on a row that breaks it (null means "not broken"), counted
-with FILTER. Uniqueness is two scans, so that its memory does not grow with the keys' width: first the 64-bit hashes
-that occur twice, then the exact count on the rows of those hashes alone.
+with count_if (half the time of FILTER on 80 rules). The values themselves are scanned: asking with WHERE would be
+faster still, because DuckDB then believes the minimum and maximum that the file's writer noted, and a contract must
+not. Uniqueness is two scans, so that its memory does not grow with the keys' width: first the 64-bit hashes that occur
+twice, then the exact count on the rows of those hashes alone.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ def quality_rule(rule: Quality) -> RowRule | None:
 
 def counts(predicates: Sequence[str], source: str = "batch") -> str:
     """One scan: the rows, then the rows that break each predicate."""
-    fields = ["count(*)", *(f"count(*) FILTER (WHERE {predicate})" for predicate in predicates)]
+    fields = ["count(*)", *(f"count_if({predicate})" for predicate in predicates)]
     return f"SELECT {', '.join(fields)} FROM {source}"
 
 
