@@ -24,13 +24,18 @@ Scores = NDArray[np.float64]
 COLUMNS = ("request_id", "entity_id", "release", "event_time", "score", "at")
 CHUNK = 65_536  # rows that come out of DuckDB at a time
 
-# One row an entity and release, the latest event: a retried request and a replayed file change nothing.
-_LATEST = """
-    FROM log WHERE event_time >= $start AND event_time < $end AND ($release IS NULL OR release = $release)
-    AND isfinite(score)
-    QUALIFY row_number() OVER (
-        PARTITION BY entity_id, release ORDER BY event_time DESC, "at" DESC, request_id DESC) = 1
+_WINDOW = """
+    event_time >= $start AND event_time < $end AND ($release IS NULL OR release = $release) AND isfinite(score)
 """
+# One row an entity and release, the latest event: a retried request and a replayed file change nothing. The rows that
+# lose are few and narrow, so they are looked for first and left out of the scan of the wide rows.
+_LOSERS = f"""
+    CREATE TEMP TABLE losers AS SELECT filename, file_row_number FROM log WHERE {_WINDOW}
+    QUALIFY row_number() OVER (
+        PARTITION BY entity_id, release ORDER BY event_time DESC, "at" DESC, request_id DESC, filename, file_row_number
+    ) > 1
+"""
+_LATEST = f"FROM log ANTI JOIN losers USING (filename, file_row_number) WHERE {_WINDOW}"
 _LABELS = """
     SELECT entity_id, label FROM labels WHERE known_at <= $as_of AND label IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY entity_id ORDER BY known_at DESC, label DESC) = 1
@@ -72,12 +77,11 @@ class LogReader:
         Args:
             dropped: What the service counted as dropped; None when unknown.
         """
-        window = "event_time >= $start AND event_time < $end AND ($release IS NULL OR release = $release)"
         with self._open() as connection:
-            rows, unique = connection.execute(
-                f"SELECT count(*), count(DISTINCT (entity_id, release)) FROM log WHERE {window}", self._window
+            rows, losers = connection.execute(
+                f"SELECT count(*), (SELECT count(*) FROM losers) FROM log WHERE {_WINDOW}", self._window
             ).fetchone()
-        return LogHealth(rows, rows - unique, self.unreadable, dropped)
+        return LogHealth(rows, losers, self.unreadable, dropped)
 
     def features(self, names: Sequence[str]) -> Iterator[tuple[Matrix, Scores]]:
         """The model's inputs and its scores, one row a prediction, in chunks [m, k] float32 and [m] float64.
@@ -121,7 +125,9 @@ class LogReader:
     def _open(self, features: Sequence[str] = ()) -> Iterator[Any]:
         """A connection with the view `log`, its errors translated."""
         with _connect() as connection:
-            connection.read_parquet([str(path) for path in self.files], union_by_name=True).create_view("log")
+            connection.read_parquet(
+                [str(path) for path in self.files], union_by_name=True, filename=True, file_row_number=True
+            ).create_view("log")
             have = {row[0] for row in connection.execute("DESCRIBE log").fetchall()}
             lacking = [column for column in (*COLUMNS, *features) if column not in have]
             if lacking:
@@ -130,6 +136,7 @@ class LogReader:
                     where=str(self.folder / "inference"),
                     hint="it was written by a release with other features; name that release, or give other dates",
                 )
+            connection.execute(_LOSERS, self._window)
             yield connection
 
     def _has_labels(self, connection: Any) -> bool:
