@@ -11,25 +11,8 @@ from flight_delays.request import flight_id
 from plinth.errors import Corrupt, NotFound, Unavailable
 
 ORIGINAL = [
-    "year",
-    "month",
-    "day",
-    "dep_time",
-    "sched_dep_time",
-    "dep_delay",
-    "arr_time",
-    "sched_arr_time",
-    "arr_delay",
-    "carrier",
-    "flight",
-    "tailnum",
-    "origin",
-    "dest",
-    "air_time",
-    "distance",
-    "hour",
-    "minute",
-    "time_hour",
+    *("year", "month", "day", "dep_time", "sched_dep_time", "dep_delay", "arr_time", "sched_arr_time", "arr_delay"),
+    *("carrier", "flight", "tailnum", "origin", "dest", "air_time", "distance", "hour", "minute", "time_hour"),
 ]
 DERIVED = ["flight_id", "scheduled_departure", "departed_at", "scheduled_arrival", "landed_at"]
 
