@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # A killed run holds its slot on the server until its lease ends; Prefect renews it at three quarters of this.
 LEASE_SECONDS = 60.0
+DELIVERY_SECONDS = 20.0
 
 
 def prepare_environment(home: Path, api_url: str) -> None:
@@ -164,7 +166,13 @@ class PrefectRunner(Generic[Ports]):
             name=f"{self._bench.product}.{name}", description=description, validate_parameters=False,
             persist_result=False, log_prints=False,
         )  # fmt: skip
-        decorate(body)(**params)
+        try:
+            decorate(body)(**params)
+        finally:
+            if ACTIVE.get() is None:
+                # In a thread of its own: under a running event loop (a notebook's) draining would not wait.
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(_deliver).result()
 
     @contextlib.contextmanager
     def _server(self) -> Iterator[None]:
@@ -214,6 +222,19 @@ class PrefectRunner(Generic[Ports]):
                     hint="wait for it to end, or raise the pipeline's `concurrency` in product.yaml",
                 ) from error
             yield
+
+
+def _deliver() -> None:
+    """Wait until the server has this run's events (of which it makes its task-run records) and its log.
+
+    Prefect does so when the process exits, which is too late for one that is killed or that changes servers: its
+    background workers stay with the server they were started for.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all(timeout=DELIVERY_SECONDS)
+    APILogWorker.drain_all(timeout=DELIVERY_SECONDS)
 
 
 def _flow_run_id() -> str:

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +32,7 @@ POLL_SECONDS = 0.25
 def up(
     platform: Platform,
     *,
+    services: Sequence[Service] | None = None,
     wait: bool = True,
     on_progress: Progress | None = None,
     timeout: float = START_SECONDS,
@@ -40,6 +41,7 @@ def up(
 
     Args:
         platform: The platform whose services to run.
+        services: What to run instead of all of the profile's services.
         wait: Return when every service is healthy, not before.
         on_progress: Told of the state while waiting.
         timeout: Seconds to wait for health.
@@ -51,7 +53,7 @@ def up(
     """
     state = platform.settings.state_dir
     supervisor = Supervisor(state)
-    services = embedded_services(platform)
+    services = embedded_services(platform) if services is None else services
     env = environment(platform.settings)
     _make_folders(state)
     with _lock(state, wait=0.0):
@@ -138,7 +140,9 @@ def log_file(platform: Platform, name: str) -> Path:
     return path
 
 
-def _wait_healthy(platform: Platform, services: list[Service], on_progress: Progress | None, timeout: float) -> None:
+def _wait_healthy(
+    platform: Platform, services: Sequence[Service], on_progress: Progress | None, timeout: float
+) -> None:
     state = platform.settings.state_dir
     supervisor = Supervisor(state)
     until = time.monotonic() + timeout
@@ -199,12 +203,12 @@ def _lock(state: Path, wait: float) -> Iterator[None]:
         os.close(handle)
 
 
-def _remember(state: Path, services: list[Service], env: dict[str, str]) -> None:
+def _remember(state: Path, services: Sequence[Service], env: dict[str, str]) -> None:
     record = {"digest": _digest(services, env), "services": [asdict(service) for service in services]}
     (state / "run" / "services.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-def _remembered(state: Path) -> list[Service] | None:
+def _remembered(state: Path) -> Sequence[Service] | None:
     try:
         record = json.loads((state / "run" / "services.json").read_text(encoding="utf-8"))
         return [Service(**{**item, "argv": tuple(item["argv"])}) for item in record["services"]]
@@ -212,7 +216,7 @@ def _remembered(state: Path) -> list[Service] | None:
         return None
 
 
-def _check_same(state: Path, services: list[Service], env: dict[str, str]) -> None:
+def _check_same(state: Path, services: Sequence[Service], env: dict[str, str]) -> None:
     try:
         digest = json.loads((state / "run" / "services.json").read_text(encoding="utf-8"))["digest"]
     except (OSError, ValueError, KeyError):
@@ -225,5 +229,5 @@ def _check_same(state: Path, services: list[Service], env: dict[str, str]) -> No
         )
 
 
-def _digest(services: list[Service], env: dict[str, str]) -> str:
+def _digest(services: Sequence[Service], env: dict[str, str]) -> str:
     return digest_json({"services": [asdict(service) for service in services], "env": env})
