@@ -27,7 +27,8 @@ class Output:
         if not hasattr(self, "_console"):
             from rich.console import Console
 
-            self._console = Console(stderr=True, highlight=False)
+            # Without a terminal there is no width to go by: wide enough for a table, narrow enough for a log.
+            self._console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
         return self._console
 
     def data(self, value: Any) -> None:

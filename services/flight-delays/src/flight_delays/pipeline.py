@@ -66,7 +66,7 @@ def train(context: Context, *, as_of: date | None = None) -> Outcome:
     current = context.ports.ledger.current(context.product)
     serving = steps_model.bundle_of(context, current.digest) if current else None
     judged = steps_model.evaluate(context, joined, fitted, windows.evaluate, serving)
-    skew = steps_data.check_skew(context, joined, tables, windows.evaluate.end - timedelta(days=2))
+    skew = steps_data.check_skew(context, joined, tables, windows.evaluate)
     code = code_ref(context.ports.settings.home)
     spans = (windows.train, windows.validate, windows.evaluate)
     registered = steps_model.register(context, landed, joined, fitted, judged, skew, *spans, code)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,7 +44,7 @@ def build() -> Service:
 
     platform = Platform.from_settings()
     settings = platform.settings
-    logs.configure(PRODUCT, settings.log_level)
+    handler = logs.configure(PRODUCT, settings.log_level)
     spec = platform.products.get(PRODUCT).spec
     api = FlightApi(
         vector.assemble,
@@ -65,6 +64,10 @@ def build() -> Service:
         exporter = tracing.exporter
         return service_readings(service.stats(), *((exporter.exported, exporter.failed) if exporter else ()))
 
+    def stop_telemetry() -> None:
+        tracing.close()
+        handler.flush()  # uvicorn ends the process by the signal it got: nothing after this is certain to run
+
     service = Service(
         api,
         # create=False: a service reads the ledger, and must neither create nor migrate it.
@@ -74,7 +77,7 @@ def build() -> Service:
         sink=ParquetSink(folder / "inference", api.feature_names),
         observer=ServiceObserver(PRODUCT, Metrics(PRODUCT, scraped), tracing),
         pages=make_pages(api, spec.title, spec.description),
-        on_stop=tracing.close,
+        on_stop=stop_telemetry,
         max_body=spec.serving.max_body_bytes,
         allowed_hosts=(settings.host,),
     )
@@ -114,8 +117,6 @@ def main(argv: list[str] | None = None) -> int:
     except PlinthError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    finally:
-        logging.shutdown()
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from flight_delays import data, dataset, feature_definitions, feature_tables, network, request, vector
 from flight_delays.dataset import TrainingFrame
+from flight_delays.training import Window
 from plinth.contracts.check import enforce, load_contracts
 from plinth.contracts.model import Contract
 from plinth.core.releases import ContractRef
 from plinth.errors import RefusedByPolicy
-from plinth.features.readplan import ReadPlan
-from plinth.features.skew import compare
+from plinth.features.skew import compare, sample
 from plinth.pipelines.files import FileRef
 from plinth.pipelines.port import PipelineContext
 from plinth.pipelines.step import artifact, step
@@ -108,7 +108,12 @@ def land(context: Context, sources: dict[str, FileRef], contracts: tuple[FileRef
     artifact(
         "contracts",
         table=[
-            {"dataset": b.dataset, "batch": b.batch, "rows": b.rows, "contract": f"{b.contract.id} {b.contract.version}"}
+            {
+                "dataset": b.dataset,
+                "batch": b.batch,
+                "rows": b.rows,
+                "contract": f"{b.contract.id} {b.contract.version}",
+            }
             for b in landed
         ],
     )
@@ -171,71 +176,34 @@ def load_frame(joined: Joined) -> TrainingFrame:
 
 
 @step(version="1", uses=(dataset, vector, feature_definitions))
-def check_skew(context: Context, joined: Joined, tables: tuple[FileRef, ...], day: date) -> Skew:
-    """Serve one day's flights from an online store of its own and compare with the offline join, bit by bit.
+def check_skew(context: Context, joined: Joined, tables: tuple[FileRef, ...], window: Window) -> Skew:
+    """Serve flights of a window from an online store and compare the model's inputs with the training data's.
 
-    The store is fed as production's is: materialized up to the day, then advanced hour by hour; the flights of each
-    hour are read through the compiled read plan and assembled by the function that serves requests.
-
-    Args:
-        day: The UTC day of prediction times that is replayed.
+    Sampled stretches of hours are fed as production is: materialized up to their start, then advanced hour by hour.
+    Each flight is read through the compiled read plan at its own time and assembled by the function that serves
+    requests.
     """
     frame = load_frame(joined)
-    start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
-    names = {flight: row for row, flight in enumerate(frame.flight_id.tolist())}
-    flights = flights_of(context.state / "lake", day)
-    online, offline, ids = [], [], []
-    with tempfile.TemporaryDirectory(dir=context.state, prefix=".skew-") as folder:
-        store = scratch_store(context, Path(folder))
-        hour = datetime.fromtimestamp(start, UTC)
-        store.materialize(hour - timedelta(days=9), hour)  # longer than any view's TTL
-        reader = ReadPlan.from_dict(store.compile_plan()).open(store.database)
-        for offset in range(24):
-            now = hour + timedelta(hours=offset)
-            store.advance(now)
-            due = [f for f in flights if f.prediction_epoch // 3600 == int(now.timestamp()) // 3600]
-            due = [flight for flight in due if flight.flight_id in names]
-            if due:
-                block = reader.read(
-                    request.join_keys(due), np.array([f.prediction_epoch for f in due], dtype=np.int64)
-                )
-                online.append(vector.assemble(due, block.values))
-                offline.append(frame.matrix[[names[flight.flight_id] for flight in due]])
-                ids += [flight.flight_id for flight in due]
-        reader.close()
-    if not ids:
-        return Skew(0, 0.0)
-    report = compare(np.concatenate(online), np.concatenate(offline), vector.FEATURES, entity_ids=ids)
-    artifact("skew", table=[vars(difference) for difference in report.differences] or [{"differences": "none"}])
+    rows = dataset.entity_rows(context.state / "lake", window.start, window.end)
+    rows = rows[rows["arr_delay"].notna()].reset_index(drop=True)
+    keys = ["carrier", "origin", "dest", "line", "tailnum", "event_timestamp"]
+    taken = sample(context.ports.features(context.product), rows[keys], stretches=2, hours=8)
+    chosen = rows.iloc[taken.positions]
+    flights = [_flight(row) for row in chosen.itertuples()]
+    place = {flight_id: row for row, flight_id in enumerate(frame.flight_id.tolist())}
+    trained_on = frame.matrix[[place[flight.flight_id] for flight in flights]]
+    served = vector.assemble(flights, taken.online.values)
+    report = compare(served, trained_on, vector.FEATURES, entities=[flight.flight_id for flight in flights])
+    artifact("skew", table=report.as_evidence()["differences"] or [{"rows": report.rows, "differences": "none"}])
     return Skew(report.rows, report.max_difference)
 
 
-def scratch_store(context: Context, folder: Path) -> Any:
-    """A feature store of its own over the product's feature tables, for checks that must not touch what serves."""
-    from plinth.features.feast import FeastFeatures
-
-    (folder / "features").symlink_to(context.state / "features", target_is_directory=True)
-    store = FeastFeatures(
-        folder, feature_definitions.PROJECT, feature_definitions.SERVICE, feature_definitions.definitions
+def _flight(row: Any) -> request.Flight:
+    return request.Flight(
+        carrier=row.carrier,
+        flight=int(row.flight),
+        origin=row.origin,
+        dest=row.dest,
+        tailnum=row.tailnum if isinstance(row.tailnum, str) else None,
+        scheduled_departure=datetime.fromtimestamp(row.scheduled, UTC),
     )
-    store.apply()
-    return store
-
-
-def flights_of(lake: Path, day: date) -> list[request.Flight]:
-    """The flights whose prediction is made on a UTC day, in order of it; cancelled ones too."""
-    lead = request.LEAD_TIME
-    rows = dataset.entity_rows(lake, day, day + timedelta(days=2))
-    times = rows["event_timestamp"].dt.tz_convert("UTC")
-    rows = rows[times.dt.date == day]
-    return [
-        request.Flight(
-            carrier=row.carrier,
-            flight=int(row.flight),
-            origin=row.origin,
-            dest=row.dest,
-            tailnum=row.tailnum if isinstance(row.tailnum, str) else None,
-            scheduled_departure=row.event_timestamp.to_pydatetime().astimezone(UTC) + lead,
-        )
-        for row in rows.itertuples()
-    ]

@@ -91,7 +91,9 @@ def fit(context: Context, joined: Joined, train: Window, validate: Window, evalu
 def load_baseline(fitted: Fitted) -> Baseline:
     """The baseline of a fit."""
     stored = json.loads(fitted.baseline.checked().read_bytes())
-    return Baseline(stored["overall"], {(carrier, origin, hour): rate for carrier, origin, hour, rate in stored["rates"]})
+    return Baseline(
+        stored["overall"], {(carrier, origin, hour): rate for carrier, origin, hour, rate in stored["rates"]}
+    )
 
 
 @step(version="1", uses=(evaluation,))
@@ -166,9 +168,7 @@ def _named(context: Context, model: FileRef) -> Path:
     return target
 
 
-def data_refs(
-    landed: Landed, frame: TrainingFrame, train: Window, validate: Window, window: Window
-) -> list[DataRef]:
+def data_refs(landed: Landed, frame: TrainingFrame, train: Window, validate: Window, window: Window) -> list[DataRef]:
     """What the model was trained, tuned and judged on: the months that the window touches, by content."""
     roles: Iterable[tuple[Any, Window]] = (("train", train), ("validate", validate), ("evaluate", window))
     refs = []
@@ -181,7 +181,9 @@ def data_refs(
         digest = digest_json({f"{batch.dataset}/{batch.batch}": batch.file.sha256 for batch in batches})
         rows = int(span.rows(frame).sum())
         refs.append(
-            DataRef(name="flights+weather", role=role, start=str(span.start), end=str(span.end), rows=rows, digest=digest)
+            DataRef(
+                name="flights+weather", role=role, start=str(span.start), end=str(span.end), rows=rows, digest=digest
+            )
         )
     return refs
 
@@ -196,9 +198,7 @@ def release(
     plan = context.ports.artifacts.put_file(joined.plan.checked())
     manifest = ReleaseManifest(
         product=product.name,
-        model=ModelRef(
-            name=product.model.name, version=registered.version, run_id=registered.run_id, format="onnx"
-        ),
+        model=ModelRef(name=product.model.name, version=registered.version, run_id=registered.run_id, format="onnx"),
         feature_service=FeatureServiceRef(name=product.model.feature_service, digest=plan),
         contracts=landed.contracts,
         data=tuple(data_refs(landed, load_frame(joined), train, validate, window)),

@@ -20,7 +20,7 @@ from plinth.models.evaluation import as_datetime, auc, log_loss
 
 
 class Frame(Protocol):
-    """Labelled rows: one flight each, in any order; every column is an array of n values."""
+    """Rows to learn from: one flight each, in any order; every column is an array of n values."""
 
     @property
     def matrix(self) -> NDArray[np.float32]:
@@ -28,7 +28,7 @@ class Frame(Protocol):
 
     @property
     def label(self) -> NDArray[np.int8]:
-        """[n], 1 when the flight arrived 15 or more minutes late."""
+        """[n], 1 when the flight arrived 15 or more minutes late, -1 where that is not known."""
 
     @property
     def prediction_time(self) -> NDArray[Any]:
@@ -55,10 +55,10 @@ class Window:
     end: date
 
     def rows(self, frame: Frame) -> NDArray[np.bool_]:
-        """Which rows of the frame lie in the window; [n]."""
+        """Which rows of the frame lie in the window and have a label; [n]."""
         departure = as_datetime(frame.prediction_time) + np.timedelta64(LEAD_TIME)
         inside: NDArray[np.bool_] = (departure >= np.datetime64(self.start)) & (departure < np.datetime64(self.end))
-        return inside
+        return inside & (frame.label >= 0)
 
     def __str__(self) -> str:
         return f"{self.start}..{self.end}"
@@ -83,11 +83,11 @@ class Windows:
             )
 
 
-# Chosen on May alone, trained on January to April (docs/explanation/model.md has the trials).
+# Chosen on May (trained to April) and April (trained to March); docs/explanation/model.md has the trials.
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
     "learning_rate": 0.05,
-    "num_leaves": 15,
+    "num_leaves": 31,
     "min_data_in_leaf": 400,
     "lambda_l2": 5.0,
     "feature_fraction": 0.5,

@@ -1,0 +1,92 @@
+"""Watching the replayed product day by day: calibration against late labels, drift by month, the retraining trigger."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plinth.core.products import Product, seconds
+from plinth.ledger.store import Event, Ledger
+from plinth.monitoring import performance
+from plinth.monitoring.assessment import Assessment, assess
+from plinth.monitoring.duckdb import LogReader
+from plinth.monitoring.reference import FILE, Reference
+from plinth.monitoring.trigger import Decision, Signals, trigger
+
+if TYPE_CHECKING:
+    from plinth.wiring import Platform
+
+
+class ReplayEvents:
+    """The ledger's events of one replay: the triggers of an earlier one must not hold this one's back."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.replay = uuid.uuid4().hex
+        self._ledger = ledger
+
+    def events(self, product: str, kind: str) -> list[Event]:
+        """As the ledger's, of this replay only."""
+        return [event for event in self._ledger.events(product, kind) if event.payload.get("replay") == self.replay]
+
+    def record_event(self, product: str, kind: str, payload: dict[str, Any], *, at: str | None = None) -> None:
+        """As the ledger's, marked as of this replay."""
+        self._ledger.record_event(product, kind, {**payload, "replay": self.replay}, at=at)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One day's look: the calibration of what serves, and what the trigger decided."""
+
+    day: date
+    release: str
+    calibration: performance.Calibration | None
+    decision: Decision
+
+
+class Watch:
+    """Looks at a product as its operator would, with only what is known at each time."""
+
+    def __init__(self, platform: Platform, product: Product) -> None:
+        self.looks: list[Look] = []
+        self._platform = platform
+        self._product = product
+        self._folder = platform.settings.product_dir(product.name)
+        self._events = ReplayEvents(platform.ledger)
+
+    def daily(self, as_of: date) -> Decision:
+        """Calibration of the serving release over the trailing window, judged at the start of `as_of` (UTC)."""
+        bounds = self._product.monitoring
+        now = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+        days = seconds(bounds.calibration_window) // 86_400
+        end = performance.mature_end(np.datetime64(as_of, "us"))
+        serving = self._platform.ledger.current(self._product.name)
+        release = serving.digest if serving else ""
+        log = LogReader(self._folder, now - timedelta(days=days + 2), now, release)
+        point = performance.calibration_at(log.labelled(now), end, days, bounds.minimum_labels)
+        decision = trigger(self._events, self._product.name, Signals(calibration=point), bounds, now)
+        self.looks.append(Look(as_of, release, point, decision))
+        return decision
+
+    def month(self, start: date, end: date) -> Assessment | None:
+        """Drift of the serving release's traffic of a month, with the labels known at its end; None without any."""
+        serving = self._platform.ledger.current(self._product.name)
+        if serving is None:
+            return None
+        return self.assess(serving.digest, start, end)
+
+    def assess(self, release: str, start: date, end: date) -> Assessment:
+        """One release over [start, end), with the labels known two days after.
+
+        Raises:
+            NotFound: The release answered nothing in this time.
+        """
+        manifest = self._platform.ledger.release(release).manifest
+        reference = Reference.load(self._platform.artifacts.path(manifest.artifacts[FILE]))
+        first, last = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (start, end))
+        return assess(
+            self._product, self._folder, release, reference, start=first, end=last, as_of=last + timedelta(days=2)
+        )
