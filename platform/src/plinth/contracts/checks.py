@@ -70,14 +70,20 @@ class Checks:
                 self._dataset_rule(rule)
         self._freshness(usable_names)
 
+    @property
+    def _is_parquet(self) -> bool:
+        return self.path.name.lower().endswith(".parquet")
+
     def _open(self) -> dict[str, list[sql.RowRule]]:
         """Makes the view `batch` and reads the columns' types. For CSV: text, cast as the contract says."""
         file = sql.literal(str(self.path))
-        if self.path.name.lower().endswith(".parquet"):
+        if self._is_parquet:
             self.types = self._describe(f"SELECT * FROM read_parquet({file})")
             self.db.rows(f"CREATE VIEW batch AS SELECT *, file_row_number AS {_ROW} FROM read_parquet({file})")
             return {}
-        source = f"read_csv({file}, header = true, all_varchar = true)"
+        # The dialect is fixed (RFC 4180) and not guessed: a guess may take one row for another's header.
+        dialect = "header = true, delim = ',', quote = '\"', escape = '\"', skip = 0, comment = ''"
+        source = f"read_csv({file}, all_varchar = true, {dialect})"
         fields, casts = [], {}
         for name in self._describe(f"SELECT * FROM {source}"):
             column = self.contract.column(name)
@@ -105,7 +111,8 @@ class Checks:
             self.rules += 1
             actual = self.types.get(column.name)
             if actual is None:
-                twins = [name for name in extra if sql.type_problem(column, self.types[name]) is None]
+                same = [name for name in extra if sql.type_problem(column, self.types[name]) is None]
+                twins = same if self._is_parquet else extra  # a CSV's columns have no type of their own
                 hint = f" (renamed to {twins[0]}?)" if len(twins) == 1 else ""
                 self._broken("schema", column.name, f"the column {column.name} is missing{hint}")
             elif problem := sql.type_problem(column, actual):
@@ -163,8 +170,7 @@ class Checks:
         columns = {"row": _ROW}
         for name in names:
             raw = f"__text {name}"
-            is_csv = not self.path.name.lower().endswith(".parquet")
-            columns[name] = sql.identifier(raw if is_csv else name)
+            columns[name] = sql.identifier(name if self._is_parquet else raw)
         query = sql.samples(columns, predicate, self.limit)
         masked = {column.name for column in self.contract.columns if column.sensitive}
         return tuple(

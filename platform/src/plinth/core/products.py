@@ -154,4 +154,4 @@ class Product(Frozen):
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of `product.yaml`, as published in docs/reference/product.schema.json."""
     schema = Product.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Plinth product", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Plinth product"}
