@@ -6,10 +6,15 @@ the work that a real one does.
 """
 
 import argparse
+import http.client
 import json
+import os
+import signal
 import sqlite3
 import struct
+import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,9 +28,10 @@ from plinth.core.releases import CodeRef, FeatureServiceRef, ModelRef, ReleaseMa
 from plinth.features.readplan import ReadPlan
 from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.store import Ledger
-from plinth.settings import Settings
+from plinth.settings import Settings, find_home
 
 PRODUCT = "flight-delays"
+HOME = find_home(Path(__file__).parent)
 SEED = 20130601
 DEPARTURE = datetime(2013, 6, 1, 9, 15, tzinfo=UTC)
 TAILNUMS = [f"N{number}UA" for number in range(100, 300)]
@@ -72,6 +78,17 @@ def as_json(flight):
     }  # fmt: skip
 
 
+def join_keys(some_flights):
+    """Join key to its values, as the read plan wants them."""
+    return {
+        "carrier": [flight.carrier for flight in some_flights],
+        "origin": [flight.origin for flight in some_flights],
+        "dest": [flight.dest for flight in some_flights],
+        "line": [f"{flight.carrier}{flight.flight}-{flight.origin}" for flight in some_flights],
+        "tailnum": [flight.tailnum for flight in some_flights],
+    }
+
+
 def _varint(number):
     out = bytearray()
     while number > 0x7F:
@@ -86,13 +103,7 @@ def write_online_store(path, some_flights, seed=SEED):
     plan = ReadPlan.from_dict(read_plan())
     stamp = int(DEPARTURE.timestamp()) - 3 * 3600
     path.parent.mkdir(parents=True, exist_ok=True)
-    keys = {
-        "carrier": [flight.carrier for flight in some_flights],
-        "origin": [flight.origin for flight in some_flights],
-        "dest": [flight.dest for flight in some_flights],
-        "line": [f"{flight.carrier}{flight.flight}-{flight.origin}" for flight in some_flights],
-        "tailnum": [flight.tailnum for flight in some_flights],
-    }
+    keys = join_keys(some_flights)
     with sqlite3.connect(path) as store:
         for view in plan.views:
             store.execute(
@@ -163,6 +174,50 @@ def fill(folder, trees=300, count=400):
     (folder / "model.onnx").write_bytes(model)
     release(settings, model)
     return model
+
+
+class ServiceProcess:
+    """The product's service as a process of its own: started, asked, stopped."""
+
+    def __init__(self, state, port, *, command=None, **environment):
+        self.state, self.port = state, port
+        self.log = state / "service.log"
+        command = command or [sys.executable, "-m", "flight_delays.service", "--port", str(port)]
+        given = {"PLINTH_STATE": str(state), "PLINTH_HOME": str(HOME), "PLINTH_TRACES": "false", **environment}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env={**os.environ, **given}, stderr=log, stdout=log, cwd=HOME)
+
+    def ask(self, method, path, body=None, headers=None, timeout=30):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            data = json.dumps(body).encode() if isinstance(body, dict | list) else body
+            connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            text = answer.read()
+            is_json = answer.headers.get("Content-Type", "").startswith("application/json")
+            return answer.status, json.loads(text) if is_json else text.decode(), answer.headers
+        finally:
+            connection.close()
+
+    def wait_ready(self, seconds=90):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if self.ask("GET", "/readyz")[0] == 200:
+                    return self
+            except OSError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"not ready: {self.log.read_text()[-2000:]}")
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(timeout=30)
+
+    def lines(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
 def main():

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, TextIO
 
 SECRET_NAME = re.compile(r"(?i)(secret|passw|token|authori[sz]ation|api_?key|cookie|credential)")
@@ -46,27 +47,40 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without the line break."""
         seconds = int(record.created)
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         line: dict[str, Any] = {
-            "at": f"{at}.{int((record.created - seconds) * 1000):03d}Z",
+            "at": f"{_second(seconds)}.{int((record.created - seconds) * 1000):03d}Z",
             "level": record.levelname,
             "service": self._service,
-            "event": SECRET_IN_URL.sub(rf"\1{REDACTED}@", record.getMessage()),
+            "event": _clean(record.getMessage()),
             "logger": record.name,
         }
         line.update(_context.get())
         line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps({name: _clean(name, value) for name, value in line.items()}, default=str)
+            line["error"] = _clean(self.formatException(record.exc_info))
+        for name, value in line.items():
+            if _is_secret(name):
+                line[name] = REDACTED
+            elif type(value) is str and "://" in value:
+                line[name] = _clean(value)
+        return _encode(line)
 
 
-def _clean(name: str, value: Any) -> Any:
-    if SECRET_NAME.search(name):
-        return REDACTED
-    if isinstance(value, str) and "://" in value:
-        return SECRET_IN_URL.sub(rf"\1{REDACTED}@", value)
-    return value
+_encode = json.JSONEncoder(default=str).encode
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+@lru_cache(maxsize=1000)
+def _is_secret(name: str) -> bool:
+    return SECRET_NAME.search(name) is not None
+
+
+def _clean(text: str) -> str:
+    return SECRET_IN_URL.sub(rf"\1{REDACTED}@", text) if "://" in text else text
 
 
 class BufferedHandler(logging.Handler):

@@ -54,7 +54,7 @@ class Metrics:
             import prometheus_client as client
         except ModuleNotFoundError:
             raise MissingExtra("prometheus-client", "serving") from None
-        client.disable_created_metrics()  # a second series for each counter, that nobody reads
+        client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
         self._client = client
         self._product = product
         self._scraped = scraped
