@@ -82,10 +82,12 @@ def _months(axes: Any, evidence: Mapping[str, Any]) -> None:
     baseline = [month.get("baseline_auc") for month in months]
     if None not in baseline:
         axes.plot(names, baseline, color=OTHER, marker="s", markersize=4, linestyle="--", label="baseline")
+    # Room above the lines for the legend.
+    axes.margins(y=0.3)
     axes.set(ylabel="AUC")
     axes.set_title("By month", loc="left")
     axes.tick_params(axis="x", rotation=45)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
 
 
 def _number(value: float | None) -> str:

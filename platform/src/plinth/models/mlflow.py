@@ -20,13 +20,15 @@ from plinth.models.port import Alias, Dataset, ModelVersion, Run, Training
 from plinth.models.rules import MODEL_FILE, check_name, check_stored, check_training, run_tags, version_tags
 
 # Set before MLflow is imported, whatever the environment says: a pickle is never loaded, nothing is reported home, and
-# nobody is asked for the models' requirements but us.
+# standard error belongs to our own progress and errors.
 ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
 _FOLDER = "report"
 

@@ -55,6 +55,8 @@ def convert(booster: Any, sample: Matrix, *, tolerance: float = TOLERANCE) -> by
         model = convert_lightgbm(
             snapped, initial_types=[(INPUT, FloatTensorType([None, sample.shape[1]]))], zipmap=False
         )
+    # onnxmltools names the graph at random; the same booster must give the same digest.
+    model.graph.name = "lightgbm"
     for output in model.graph.output:
         # onnxmltools declares the label as of one row, at which ONNX Runtime warns on every batch.
         if output.name == "label":

@@ -1,0 +1,178 @@
+"""`plinth model`: what the registry holds, and the card of what was released."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from plinth.cli.command import Groups
+
+if TYPE_CHECKING:
+    from plinth.cli.output import Output
+    from plinth.models.port import ModelVersion
+
+
+def register(groups: Groups) -> None:
+    """Declare the commands."""
+    group = groups.group("model", help="Registered models: list, show, and the model card.")
+    command = group.command(
+        "list", list_models, help="Registered versions, newest first.", example="plinth model list flight-delays"
+    )
+    command.add_argument("product", nargs="?", help="only the versions of this product's model")
+    command = group.command(
+        "show",
+        show,
+        help="One version: metrics, parameters, data and code it came from.",
+        example="plinth model show flight-delays --version 1",
+    )
+    command.add_argument("product")
+    command.add_argument("--version", help="version; default the serving one, else the newest")
+    command = group.command(
+        "card",
+        card,
+        help="The model card of a release, as Markdown or one HTML page.",
+        example="plinth model card flight-delays --html --output card.html",
+    )
+    command.add_argument("product")
+    command.add_argument("--release", metavar="DIGEST", help="release; default the serving one, else the newest")
+    command.add_argument("--html", action="store_true", help="an HTML page with plots instead of Markdown")
+    command.add_argument("--output", metavar="FILE", help="write to a file instead of standard output")
+
+
+def list_models(args: Namespace, out: Output) -> None:
+    """Handler of `model list`."""
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    model = platform.products.get(args.product).spec.model.name if args.product else None
+    versions = platform.registry.versions(model)
+    out.data({"versions": [_summary(version) for version in versions]})
+    if not versions:
+        out.text("no model is registered yet: `plinth pipeline run flight-delays train` makes one")
+        return
+    out.table(
+        ["model", "version", "aliases", "registered (UTC)", "sha256", "reasons"],
+        [
+            [
+                version.name,
+                version.version,
+                ", ".join(version.aliases),
+                version.created_at[:19].replace("T", " "),
+                version.digest[:12],
+                version.tags.get("reasons", ""),
+            ]
+            for version in versions
+        ],
+    )
+
+
+def show(args: Namespace, out: Output) -> None:
+    """Handler of `model show`."""
+    from plinth.errors import NotFound
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    model = platform.products.get(args.product).spec.model.name
+    registry = platform.registry
+    if args.version:
+        version = registry.get(model, args.version)
+    else:
+        found = registry.by_alias(model, "serving") or next(iter(registry.versions(model)), None)
+        if found is None:
+            raise NotFound(
+                f"no version of model {model!r} is registered",
+                where=args.product,
+                hint=f"plinth pipeline run {args.product} train",
+            )
+        version = found
+    run = registry.run(version.run_id)
+    out.data(
+        {
+            **_summary(version),
+            "metrics": dict(run.metrics),
+            "params": dict(run.params),
+            "run_tags": dict(run.tags),
+            "datasets": [vars(data) for data in run.datasets],
+        }
+    )
+    out.text(f"model    {version.name} version {version.version}, aliases {', '.join(version.aliases) or 'none'}")
+    out.text(f"sha256   {version.digest}")
+    out.text(f"run      {version.run_id}, registered {version.created_at}")
+    out.text(f"code     {run.tags.get('git_commit', '')}")
+    if "reasons" in version.tags:
+        out.text(f"rejected {version.tags['reasons']}")
+    out.table(
+        ["data", "role", "from", "to", "rows", "digest"],
+        [[data.name, data.role, data.start, data.end, f"{data.rows:,}", data.digest[:12]] for data in run.datasets],
+    )
+    out.table(["metric", "value"], [[name, f"{value:.5g}"] for name, value in sorted(run.metrics.items())])
+    out.table(["parameter", "value"], sorted(run.params.items()))
+
+
+def card(args: Namespace, out: Output) -> None:
+    """Handler of `model card`."""
+    from pathlib import Path
+
+    from plinth.errors import Unavailable
+    from plinth.governance import document
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    sections, release = _sections(platform, args.product, args.release)
+    text = document.to_html(sections, sections[0].title) if args.html else document.to_markdown(sections)
+    kind = "html" if args.html else "markdown"
+    if args.output:
+        try:
+            Path(args.output).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Unavailable(
+                f"the card cannot be written: {error.strerror}", where=args.output, hint="give another --output"
+            ) from error
+        out.data({"release": release, "format": kind, "file": args.output})
+        out.text(f"wrote {args.output}")
+        return
+    out.data({"release": release, "format": kind, "card": text})
+    out.text(text)
+
+
+def _sections(platform: Any, name: str, digest: str | None) -> tuple[list[Any], str]:
+    from plinth.contracts import odcs
+    from plinth.errors import NotFound
+    from plinth.governance import cards
+
+    loaded = platform.products.get(name)
+    product, ledger = loaded.spec, platform.ledger
+    serving = ledger.current(product.name)
+    if digest:
+        release = ledger.release(digest)
+        if release.product != product.name:
+            raise NotFound(
+                f"release {digest} is of product {release.product!r}", where=name, hint=f"plinth release list {name}"
+            )
+    elif serving:
+        release = ledger.release(serving.digest)
+    else:
+        release = next(iter(ledger.releases(product.name)), None)
+        if release is None:
+            raise NotFound(f"{name} has no release yet", where=name, hint=f"plinth pipeline run {name} train")
+    facts = cards.gather(
+        product,
+        release,
+        platform.registry,
+        serving=bool(serving) and serving.digest == release.digest,
+        statement=cards.Statement.load(loaded.folder),
+        contracts=[odcs.load(loaded.folder / path) for path in product.contracts],
+    )
+    return cards.model_card(facts), release.digest
+
+
+def _summary(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "created_at": version.created_at,
+        "sha256": version.digest,
+        "run_id": version.run_id,
+        "tags": dict(version.tags),
+    }
