@@ -1,10 +1,12 @@
 """What `plinth --help` costs: `python tests/bench/bench_cli.py`.
 
 Target 10 of the performance page: at most 0.15 of `prefect --help`, at most 3 times `python -c pass`. Interleaved
-rounds of whole processes, wall-clock; file caches are warm on all sides after the first, uncounted round.
+rounds of whole processes, one uncounted round first for the file caches. The ratios are of CPU seconds, which survive
+a busy machine; wall-clock stands beside them.
 """
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -19,34 +21,45 @@ COMMANDS = {
 }
 
 
+def cost(command: list[str]) -> tuple[float, float]:
+    """CPU and wall-clock seconds of one process."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "DO_NOT_TRACK": "1"})
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
+
+
 def measure(rounds: int = 11) -> dict:
-    """Median, smallest and largest seconds of every command."""
-    times: dict[str, list[float]] = {label: [] for label in COMMANDS}
+    """By command: median CPU seconds (`seconds`), their smallest and largest, median wall-clock."""
+    costs: dict[str, list[tuple[float, float]]] = {label: [] for label in COMMANDS}
     for turn in range(rounds + 1):
         for label, command in COMMANDS.items():
-            started = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True, env={**os.environ, "DO_NOT_TRACK": "1"})
+            spent = cost(command)
             if turn:
-                times[label].append(time.perf_counter() - started)
-    return {label: {"seconds": statistics.median(t), "spread": [min(t), max(t)]} for label, t in times.items()}
+                costs[label].append(spent)
+    lines = {}
+    for label, spent in costs.items():
+        cpu, wall = zip(*spent, strict=True)
+        lines[label] = {
+            "seconds": statistics.median(cpu), "spread": [min(cpu), max(cpu)], "wall": statistics.median(wall)
+        }  # fmt: skip
+    return lines
 
 
 def run(rounds: int = 11) -> list[dict]:
     """The table of target 10: one line a target, with what was reached."""
     lines = measure(rounds)
     peer, ours, floor = (lines[label]["seconds"] for label in COMMANDS)
-    print("| command | median s | min to max s |\n| --- | --- | --- |")
+    print("| command | median CPU s | min to max | median wall s |\n| --- | --- | --- | --- |")
     for label, line in lines.items():
-        print(f"| {label} | {line['seconds']:.3f} | {line['spread'][0]:.3f} to {line['spread'][1]:.3f} |")
+        low, high = line["spread"]
+        print(f"| {label} | {line['seconds']:.3f} | {low:.3f} to {high:.3f} | {line['wall']:.3f} |")
     return [
         {
-            "target": 10, "measure": "plinth --help against prefect --help", "unit": "s", "peer": peer, "ours": ours,
-            "floor": floor, "ratio": ours / peer, "bound": "<= 0.15x", "reached": ours / peer <= 0.15, "note": "",
-        },
-        {
-            "target": 10, "measure": "plinth --help against python -c pass", "unit": "s", "peer": floor, "ours": ours,
-            "floor": floor, "ratio": ours / floor, "bound": "<= 3x", "reached": ours / floor <= 3, "note": "",
-        },
+            "target": 10, "measure": f"plinth --help against {label}", "unit": "CPU s", "peer": other, "ours": ours,
+            "floor": floor, "ratio": ours / other, "bound": f"<= {bound}x", "reached": ours / other <= bound, "note": "",
+        }
+        for label, other, bound in (("prefect --help", peer, 0.15), ("python -c pass", floor, 3))
     ]  # fmt: skip
 
 
