@@ -8,7 +8,7 @@ from plinth.models.memory import MemoryRegistry
 from plinth.models.port import Dataset, Training
 from plinth.wiring import Platform
 
-HOME = Path(__file__).parents[5]  # the workspace, which holds services/
+HOME = Path(__file__).parents[4]  # the workspace, which holds services/
 # The smallest file that passes as ONNX: ir_version, an operator set, a graph with a name.
 MODEL = b"\x08\x08\x42\x02\x10\x0f\x3a\x10\x12\x0e" + b"a graph's name"
 
