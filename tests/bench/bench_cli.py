@@ -57,7 +57,8 @@ def run(rounds: int = 11) -> list[dict]:
     return [
         {
             "target": 10, "measure": f"plinth --help against {label}", "unit": "CPU s", "peer": other, "ours": ours,
-            "floor": floor, "ratio": ours / other, "bound": f"<= {bound}x", "reached": ours / other <= bound, "note": "",
+            "floor": floor, "ratio": ours / other, "bound": f"<= {bound}x", "reached": ours / other <= bound,
+            "note": "",
         }
         for label, other, bound in (("prefect --help", peer, 0.15), ("python -c pass", floor, 3))
     ]  # fmt: skip
