@@ -205,20 +205,22 @@ def test_too_little_memory_is_said_and_nothing_moves(boundary):
     assert boundary.batch.is_file()
 
 
-def test_a_check_of_a_million_rows_stays_flat_in_memory(tmp_path):
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_a_check_of_two_million_rows_stays_flat_in_memory(tmp_path):
     """The benchmark measures ten million rows; this holds the bound on a size that tests can afford."""
     with duckdb.connect() as db:
         query = "SELECT i::BIGINT AS id, 'red' AS color FROM range(2000000) t(i)"
         db.execute(f"COPY ({query}) TO '{tmp_path / 'b.parquet'}'")
     code = (
-        "import resource, sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
+        "import sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
         "from plinth.contracts.duckdb import DuckDBEngine; from test_contract_faults import CONTRACT\n"
         "assert DuckDBEngine().check(CONTRACT, Path(sys.argv[1])).rows == 2_000_000\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        # Not ru_maxrss: Linux carries the parent's over exec.
+        "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "b.parquet"), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 600
+    assert int(done.stdout) / 1024 < 500
 
 
 def test_a_file_size_limit_counts_as_a_full_disk(boundary, tmp_path):
