@@ -8,6 +8,17 @@ from plinth.core.gates import Verdict
 from plinth.core.releases import CodeRef, FeatureServiceRef, ModelRef, ReleaseManifest
 
 
+@pytest.fixture(scope="session")
+def story(tmp_path_factory):
+    """The demo's story, told once for every test that looks at its end."""
+    from story import tell
+
+    told = tell(tmp_path_factory.mktemp("story") / "state")
+    yield told
+    done = told.plinth("down")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.fixture
 def make_manifest():
     """A factory of release manifests; `number` makes them differ."""
