@@ -37,7 +37,8 @@ def registry(request, tmp_path_factory):
         return MemoryRegistry()
     from plinth.models.mlflow import MlflowRegistry
 
-    folder = tmp_path_factory.mktemp("state") / "mlflow"
+    # A space and a percent sign: the path goes through a file URI.
+    folder = tmp_path_factory.mktemp("state") / "my state 5%" / "mlflow"
     return MlflowRegistry(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
 
 

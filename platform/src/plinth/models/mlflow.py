@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from plinth.errors import Conflict, InvalidInput, MissingExtra, NotFound, Unavailable
 from plinth.models.port import Alias, Dataset, ModelVersion, Run, Training
@@ -275,7 +277,7 @@ class MlflowRegistry:
         client = self._client
         with self._errors(f"version {version!r} of model {model!r}"):
             source = client.get_model_version_download_uri(model, version)
-            location = Path(source.removeprefix("file://")) / MODEL_FILE
+            location = Path(url2pathname(urlparse(source).path)) / MODEL_FILE
         return check_stored(location, found.digest, f"{model} version {version}")
 
 
