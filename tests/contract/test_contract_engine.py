@@ -152,7 +152,7 @@ def test_freshness_is_measured_against_the_windows_end(engine, write):
 
 def test_rows_far_outside_the_window_are_found(engine, write):
     result = engine.check(
-        CONTRACT, write(changed(at="CASE WHEN id = 3 THEN \"at\" + INTERVAL 90 DAY ELSE \"at\" END")), JANUARY
+        CONTRACT, write(changed(at='CASE WHEN id = 3 THEN "at" + INTERVAL 90 DAY ELSE "at" END')), JANUARY
     )
     assert found(result) == {("window", "at"): 1}
 
