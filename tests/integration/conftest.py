@@ -33,3 +33,34 @@ def prefect_platform(tmp_path_factory, free_port):
         yield platform
     finally:
         embedded.down(platform)
+
+
+@pytest.fixture(scope="session")
+def make_product_manifest():
+    """A factory of small product manifests with one pipeline."""
+
+    def make(name: str, *, entry: str, port: int = 3999, service: str = "nothing.here:Service") -> str:
+        return f"""\
+apiVersion: plinth/v1
+kind: Product
+name: {name}
+title: A product for tests
+description: A product for tests.
+tier: 3
+owner: {{team: tests, contact: tests@example.com, on_call: nobody}}
+service_levels:
+  - {{name: availability, indicator: availability, objective: 0.9, window: 28d}}
+budget: {{monthly: 0, currency: USD}}
+contracts: [contracts/none.odcs.yaml]
+pipelines:
+  - {{name: train, entry: "{entry}", description: A pipeline for tests., timeout: 1m}}
+model: {{name: {name}, feature_service: none}}
+serving: {{service: "{service}", port: {port}}}
+gates:
+  - {{kind: contract}}
+monitoring:
+  {{drift_psi: 0.2, drifted_features: 1, calibration_window: 14d, calibration_gap: 0.1, minimum_labels: 10,
+    cool_down: 1d}}
+"""
+
+    return make

@@ -21,11 +21,14 @@ from plinth.runtime.port import Service
 from plinth.settings import Settings
 
 if TYPE_CHECKING:
+    from prefect import Flow
     from prefect.deployments.runner import RunnerDeployment
 
 READY_FILE = "pipelines.ready"
 ZOMBIES = "plinth: runs whose process died"
 HEARTBEAT_SECONDS = 30
+RUNS_AT_ONCE = 2
+"""Each scheduled run is a process of its own, of at least 150 MiB and several seconds of start."""
 
 
 def server(settings: Settings) -> Service:
@@ -77,25 +80,36 @@ def worker(settings: Settings) -> Service:
     )
 
 
-def scheduled(product: str, pipeline: str, params: dict[str, Any]) -> None:
-    """A pipeline as product.yaml declares it. The runner turns the flow run that calls this into the pipeline's."""
-    from plinth.pipelines.entry import run_pipeline
-    from plinth.wiring import Platform
+def _flow(name: str) -> Flow[..., None]:
+    import prefect
 
-    platform = Platform.from_settings()
-    spec = platform.products.get(product).spec
-    run_pipeline(platform.runner(product), spec, pipeline, params, wait=600.0)
+    def scheduled(product: str, pipeline: str, params: dict[str, Any]) -> None:
+        """A pipeline as product.yaml declares it. The runner turns this flow run into the pipeline's own."""
+        from plinth.pipelines.entry import run_pipeline
+        from plinth.wiring import Platform
+
+        platform = Platform.from_settings()
+        spec = platform.products.get(product).spec
+        run_pipeline(platform.runner(product), spec, pipeline, params, wait=600.0)
+
+    return prefect.flow(name=name, persist_result=False)(scheduled)
+
+
+def __getattr__(name: str) -> Any:
+    """`scheduled`, the flow that a run's own process finds by this module and that name; made when asked for."""
+    if name != "scheduled":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _flow("scheduled")
 
 
 def deployments(product: Product, **schedule: Any) -> list[RunnerDeployment]:
     """A deployment for each pipeline of a product. `schedule` replaces the declared ones (`interval=2` in tests)."""
-    import prefect
     from prefect.types.entrypoint import EntrypointType
 
     made = []
     for pipeline in product.pipelines:
         when = schedule or ({"cron": pipeline.schedule} if pipeline.schedule else {})
-        flow = prefect.flow(name=f"{product.name}.{pipeline.name}", persist_result=False)(scheduled)
+        flow = _flow(f"{product.name}.{pipeline.name}")
         made.append(
             cast(  # a coroutine only under a running event loop
                 "RunnerDeployment",
@@ -162,7 +176,7 @@ def main(patience: float = 120.0) -> None:
         install_zombie_automation()
     made = [item for product in platform.products.all() for item in deployments(product.spec)]
     _tell_ready(platform.settings.state_dir)
-    serve(*made, pause_on_shutdown=False, print_starting_message=False)
+    serve(*made, limit=RUNS_AT_ONCE, pause_on_shutdown=False, print_starting_message=False)
 
 
 def _tell_ready(state: Path) -> None:
