@@ -83,7 +83,7 @@ def page(results: dict[str, Any]) -> str:
     text = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. Both sides run on the same machine in the same run, in interleaved rounds; the numbers",
+        "Written by `make bench`. Both sides run on one machine in one run, in interleaved rounds; the numbers",
         "are medians, and each benchmark asserts that both sides give the same answer before it times them. The first",
         "lines of each `tests/bench/bench_*.py` say how it measures. The targets are those of the performance design;",
         "target 0 marks a number that the issue asks for by itself. A missed target says why in its note.",
