@@ -1,4 +1,4 @@
-"""The reader of a compiled read plan: one SELECT a view, values decoded in bulk.
+"""The reader of a compiled read plan: one SELECT a view and key, values decoded in bulk.
 
 A value is a serialized `feast.types.Value`: a float is the tag 0x35 and four bytes, a double 0x29 and eight, an int64
 0x20 and a varint, a null nothing at all (https://protobuf.dev/programming-guides/encoding/).
@@ -18,17 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plinth.errors import Corrupt, InvalidInput, Unavailable
-from plinth.features.readplan import FUTURE, MISSING, STALE, FeatureBlock, ReadPlan, ViewPlan
-
-MAX_KEYS = 512
-"""Keys of one SELECT. Lists are padded to a power of two, so that few statements are ever prepared."""
+from plinth.features.readplan import FUTURE, MISSING, OK, STALE, FeatureBlock, ReadPlan, ViewPlan
 
 BUSY_SECONDS = 0.5
 ATTEMPTS = 4
 
+ABSENT = np.iinfo(np.int64).min
+"""Event time of a row that is not there."""
+
 _FLOAT = np.dtype([("tag", "u1"), ("value", "<f4")])
 _FLOAT_TAG, _DOUBLE_TAG, _INT64_TAG = 0x35, 0x29, 0x20
-Row = tuple[bytes, str, bytes, int]
 
 
 class Reader:
@@ -39,6 +38,8 @@ class Reader:
         self.path = Path(path)
         self._local = threading.local()
         self._views = [_ViewReader(view) for view in plan.views]
+        self._ttl = np.array([view.ttl_seconds for view in plan.views], dtype=np.int64)
+        self._widths = [len(view.features) for view in plan.views]
 
     def read(self, keys: Mapping[str, Sequence[str | None]], at: NDArray[np.int64]) -> FeatureBlock:
         """Feature values of each row of keys, as they stand at `at`.
@@ -57,11 +58,23 @@ class Reader:
             raise InvalidInput(
                 "the keys do not fit the read plan", where=f"missing: {missing}", hint=f"give {self.plan.join_keys}"
             )
-        values = np.empty((len(at), len(self.plan.columns)))
-        values[:] = self.plan.defaults
-        status = np.full((len(at), len(self._views)), MISSING, dtype=np.uint8)
+        values = np.full((len(at), len(self.plan.columns)), np.nan)
+        stamps = np.full((len(at), len(self._views)), ABSENT, dtype=np.int64)
         if len(at):
-            self._read_all(keys, np.asarray(at, dtype=np.int64), values, status)
+            self._read_all(keys, values, stamps)
+        return self._judge(values, stamps, np.asarray(at, dtype=np.int64)[:, None])
+
+    def _judge(self, values: NDArray[np.float64], stamps: NDArray[np.int64], at: NDArray[np.int64]) -> FeatureBlock:
+        """The status of every row of every view, and defaults for whatever cannot be used."""
+        status = np.zeros(stamps.shape, dtype=np.uint8)
+        status[at > stamps + self._ttl] = STALE
+        status[stamps > at] = FUTURE
+        status[stamps == ABSENT] = MISSING
+        unusable = np.isnan(values)  # a null in a row that is there takes its default, as ReadPlan.fill does
+        if status.any():
+            unusable |= np.repeat(status != OK, self._widths, axis=1)
+        if unusable.any():
+            np.copyto(values, self.plan.defaults, where=unusable)
         return FeatureBlock(values, status)
 
     def close(self) -> None:
@@ -72,17 +85,13 @@ class Reader:
             self._local.connection = None
 
     def _read_all(
-        self,
-        keys: Mapping[str, Sequence[str | None]],
-        at: NDArray[np.int64],
-        values: NDArray[np.float64],
-        status: NDArray[np.uint8],
+        self, keys: Mapping[str, Sequence[str | None]], values: NDArray[np.float64], stamps: NDArray[np.int64]
     ) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 connection = self._connection()
                 for position, view in enumerate(self._views):
-                    view.read(connection, keys, at, values[:, self.plan.slices[position]], status[:, position])
+                    view.read(connection, keys, values[:, self.plan.slices[position]], stamps[:, position])
                 return
             except sqlite3.OperationalError as error:
                 self.close()
@@ -117,84 +126,60 @@ class Reader:
 
 
 class _ViewReader:
-    """One view: its SQL by number of keys, and its decoder."""
+    """One view: its SQL and its decoder.
+
+    SQLite joins a row's features into one string of names and one of values in hexadecimal: making one Python object
+    instead of four a feature is what makes a read cheaper than fetching the rows. Both strings come from one pass over
+    the same rows, so where the names are the plan's, the values are too.
+    """
 
     def __init__(self, view: ViewPlan) -> None:
         self.view = view
         names = [feature.name for feature in view.features]
-        self.stored = sorted(names)  # the primary key's order, in which the rows come
-        self.target = [names.index(name) for name in self.stored]
+        stored = sorted(names)  # the primary key's order
+        self.target = [names.index(name) for name in stored]
         self.position = {name: index for index, name in enumerate(names)}
+        self.names = ",".join(stored)
         self.all_floats = all(feature.dtype == "float32" for feature in view.features)
-        self.sql: dict[int, str] = {}
+        self.joined_sql = (
+            "SELECT max(event_ts), group_concat(feature_name), group_concat(hex(value)) FROM (SELECT feature_name, value, event_ts FROM "
+            f'"{view.table}" WHERE entity_key = ? ORDER BY feature_name)'
+        )
+        self.sql = f'SELECT feature_name, value FROM "{view.table}" WHERE entity_key = ?'
 
     def read(
         self,
         connection: sqlite3.Connection,
         keys: Mapping[str, Sequence[str | None]],
-        at: NDArray[np.int64],
         values: NDArray[np.float64],
-        status: NDArray[np.uint8],
+        stamps: NDArray[np.int64],
     ) -> None:
-        entity_keys = self.view.entity_keys(keys)
-        wanted = sorted({key for key in entity_keys if key is not None})
-        rows: list[Row] = []
-        for start in range(0, len(wanted), MAX_KEYS):
-            rows += self._select(connection, wanted[start : start + MAX_KEYS])
-        if not rows:
-            return
-        found, stamps, decoded = self._decode(rows)
-        index = np.array([found.get(key, -1) if key is not None else -1 for key in entity_keys])
-        stamp = stamps[index]
-        status[:] = np.where(stamp > at, FUTURE, np.where(at - stamp > self.view.ttl_seconds, STALE, 0))
-        status[index < 0] = MISSING
-        usable = status == 0
-        # A null in a row that is there takes the default too, as ReadPlan.fill does.
-        fresh = decoded[index[usable]]
-        values[usable] = np.where(np.isnan(fresh), values[usable], fresh)
+        """Puts values [n, features] and event times [n] in place; rows that are not there are left alone."""
+        rows: dict[bytes, list[int]] = {}
+        for row, key in enumerate(self.view.entity_keys(keys)):
+            if key is not None:
+                rows.setdefault(key, []).append(row)
+        for key, places in rows.items():
+            stamp, names, encoded = connection.execute(self.joined_sql, (key,)).fetchone()
+            if names is None:
+                continue
+            if names == self.names:
+                values[places[0], self.target] = self._decode(encoded)
+            else:  # the table holds more or fewer features than the plan: a view that is changing
+                for name, blob in connection.execute(self.sql, (key,)):
+                    if name in self.position:
+                        values[places[0], self.position[name]] = _decode_value(blob)
+            stamps[places[0]] = stamp
+            if len(places) > 1:
+                values[places[1:]], stamps[places[1:]] = values[places[0]], stamp
 
-    def _select(self, connection: sqlite3.Connection, keys: list[bytes]) -> list[Row]:
-        size = 1 << (len(keys) - 1).bit_length()
-        sql = self.sql.get(size)
-        if sql is None:
-            marks = ",".join("?" * size)
-            sql = self.sql[size] = (
-                f'SELECT entity_key, feature_name, value, event_ts FROM "{self.view.table}" '
-                f"WHERE entity_key IN ({marks}) ORDER BY entity_key, feature_name"
-            )
-        return connection.execute(sql, keys + keys[-1:] * (size - len(keys))).fetchall()
-
-    def _decode(self, rows: list[Row]) -> tuple[dict[bytes, int], NDArray[np.int64], NDArray[np.float64]]:
-        """Index by entity key, event times, and values [entities, features] in the plan's order."""
-        width = len(self.stored)
-        entities, names, blobs, times = zip(*rows, strict=True)
-        count = len(rows) // width
-        if len(rows) != count * width or names != tuple(self.stored) * count:
-            return self._decode_any(rows)
-        found = {key: index for index, key in enumerate(entities[::width])}
-        stamps = np.array(times[::width], dtype=np.int64)
-        joined = b"".join(blobs)
-        values = np.empty((count, width))
-        if self.all_floats and len(joined) == len(rows) * _FLOAT.itemsize:
-            floats = np.frombuffer(joined, dtype=_FLOAT)
+    def _decode(self, encoded: str) -> NDArray[np.float32] | list[float]:
+        if self.all_floats and len(encoded) == len(self.target) * 11 - 1:
+            floats = np.frombuffer(bytes.fromhex(encoded.replace(",", "")), dtype=_FLOAT)
             if (floats["tag"] == _FLOAT_TAG).all():
-                values[:, self.target] = floats["value"].reshape(count, width)
-                return found, stamps, values
-        decoded = [_decode_value(blob) for blob in blobs]
-        values[:, self.target] = np.array(decoded).reshape(count, width)
-        return found, stamps, values
-
-    def _decode_any(self, rows: list[Row]) -> tuple[dict[bytes, int], NDArray[np.int64], NDArray[np.float64]]:
-        """The same for tables that hold more or fewer features than the plan: a view that is changing."""
-        found = {key: index for index, key in enumerate(dict.fromkeys(row[0] for row in rows))}
-        stamps = np.full(len(found), np.iinfo(np.int64).max, dtype=np.int64)
-        values = np.full((len(found), len(self.stored)), np.nan)
-        for key, name, blob, time_ in rows:
-            column = self.position.get(name)
-            if column is not None:
-                values[found[key], column] = _decode_value(blob)
-                stamps[found[key]] = min(time_, stamps[found[key]])
-        return found, stamps, values
+                decoded: NDArray[np.float32] = floats["value"]
+                return decoded
+        return [_decode_value(bytes.fromhex(value)) for value in encoded.split(",")]
 
 
 def _decode_value(blob: bytes) -> float:
