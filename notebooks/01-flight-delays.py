@@ -202,9 +202,9 @@ assert 0 < answer["predictions"][0]["probability"] < 1
 # %% [markdown]
 # ## 6. Watch
 #
-# The demo replays June to December through this service and keeps what it measured. The population stability index of
-# weather and of slow rates is high in every month and says little; mean prediction against outcome over two weeks is the
-# signal, and its bound was set from May alone.
+# The demo replays June to December through this service and keeps what it measured. The population stability index
+# of weather and of slow rates is high in every month and says little; mean prediction against outcome over two weeks
+# is the signal, and its bound was set from May alone.
 
 # %%
 told = platform.settings.state_dir / "demo" / "flight-delays" / "summary.json"

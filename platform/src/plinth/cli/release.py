@@ -53,34 +53,41 @@ def list_releases(args: Namespace, out: Output) -> None:
     platform = Platform.from_settings()
     product = platform.products.get(args.product).spec.name
     serving = platform.ledger.current(product)
-    rows = [
+    records = platform.ledger.releases(product)
+    now = serving.digest if serving else ""
+    out.data(
         {
-            "digest": record.digest,
-            "status": record.status,
-            "serving": serving is not None and serving.digest == record.digest,
-            "created_at": record.created_at,
-            "created_by": record.created_by,
-            "model": f"{record.manifest.model.name}:{record.manifest.model.version}",
-            "metrics": record.manifest.metrics,
+            "product": product,
+            "generation": serving.generation if serving else 0,
+            "releases": [
+                {
+                    "digest": record.digest,
+                    "status": record.status,
+                    "serving": record.digest == now,
+                    "created_at": record.created_at,
+                    "created_by": record.created_by,
+                    "model": f"{record.manifest.model.name}:{record.manifest.model.version}",
+                    "metrics": record.manifest.metrics,
+                }
+                for record in records
+            ],
         }
-        for record in platform.ledger.releases(product)
-    ]
-    out.data({"product": product, "generation": serving.generation if serving else 0, "releases": rows})
-    if not rows:
+    )
+    if not records:
         out.text(f"{product} has no release yet: `plinth pipeline run {product} train` makes one")
         return
     out.table(
         ["release", "status", "serving", "created (UTC)", "model", "AUC"],
         [
             [
-                row["digest"][:12],
-                row["status"],
-                "yes" if row["serving"] else "",
-                row["created_at"][:19].replace("T", " "),
-                row["model"],
-                f"{row['metrics']['auc']:.4f}" if "auc" in row["metrics"] else "",
+                record.digest[:12],
+                record.status,
+                "yes" if record.digest == now else "",
+                record.created_at[:19].replace("T", " "),
+                f"{record.manifest.model.name}:{record.manifest.model.version}",
+                f"{record.manifest.metrics['auc']:.4f}" if "auc" in record.manifest.metrics else "",
             ]
-            for row in rows
+            for record in records
         ],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from plinth.core.digests import digest_json
 from plinth.core.gates import Verdict
@@ -74,7 +74,7 @@ class ReleaseManifest(_Frozen):
     data: tuple[DataRef, ...]
     code: CodeRef
     artifacts: dict[str, Sha256]
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     verdicts: tuple[Verdict, ...] = ()
     created_at: str
     pipeline_run: str
