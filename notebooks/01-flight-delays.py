@@ -47,8 +47,8 @@ for level in product.spec.service_levels:
 
 # %%
 import duckdb
-from flight_delays import data
 
+from flight_delays import data
 from plinth.contracts.check import load_contracts
 from plinth.contracts.duckdb import DuckDBEngine
 from plinth.contracts.port import Window as BatchWindow
@@ -129,7 +129,6 @@ assert evidence["auc"] >= 0.74
 
 # %%
 from flight_delays.feature_tables import KEYS, build_feature_tables
-
 from plinth.features.leakage import changed_rows
 
 noon = "2013-03-10 12:00:00+00"

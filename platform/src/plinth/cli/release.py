@@ -117,7 +117,8 @@ def show(args: Namespace, out: Output) -> None:
         f"product  {record.product}   status  {record.status}   created  {record.created_at} by {record.created_by}"
     )
     out.text(
-        f"model    {manifest.model.name}:{manifest.model.version} ({manifest.model.format}), run {manifest.model.run_id}"
+        f"model    {manifest.model.name}:{manifest.model.version} ({manifest.model.format}), "
+        f"run {manifest.model.run_id}"
     )
     out.text(f"code     {manifest.code.commit}{' with uncommitted changes' if manifest.code.dirty else ''}")
     out.text(f"features {manifest.feature_service.name}, read plan {manifest.feature_service.digest[:12]}")
