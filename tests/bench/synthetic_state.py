@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import struct
 import subprocess
@@ -174,6 +175,13 @@ def fill(folder, trees=300, count=400):
     (folder / "model.onnx").write_bytes(model)
     release(settings, model)
     return model
+
+
+def free_port():
+    """A port nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class ServiceProcess:

@@ -35,12 +35,6 @@ GOOD = synthetic.as_json(synthetic.flights(1)[0])
 ONE = {"flights": [GOOD]}
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def models():
     return [synthetic.make_model(8, seed=seed)[1] for seed in (1, 2)]
@@ -53,7 +47,7 @@ def running(tmp_path_factory, models):
     settings = Settings(state=state)
     synthetic.write_online_store(store_of(state), synthetic.flights(5))
     synthetic.release(settings, models[0])
-    service = synthetic.ServiceProcess(state, free_port()).wait_ready()
+    service = synthetic.ServiceProcess(state, synthetic.free_port()).wait_ready()
     service.settings = settings
     yield service
     service.stop()
@@ -289,7 +283,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_only_whole_files(tmp_path, model
     settings = Settings(state=tmp_path)
     synthetic.write_online_store(store_of(tmp_path), synthetic.flights(5))
     synthetic.release(settings, models[0])
-    service = synthetic.ServiceProcess(tmp_path, free_port()).wait_ready()
+    service = synthetic.ServiceProcess(tmp_path, synthetic.free_port()).wait_ready()
     for _ in range(30):
         service.ask("POST", "/predict", {"flights": [GOOD] * 200})
     service.stop(signal.SIGKILL)

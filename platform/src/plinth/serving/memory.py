@@ -145,7 +145,7 @@ class MemoryProduct:
 
     def openapi(self) -> dict[str, Any]:
         """Empty schemas."""
-        return {"request": {}, "answer": {}, "example": {"rows": []}, "example_answer": {}}
+        return {"request": {}, "answer": {}, "example": {"rows": [{"id": "a", "x": 0.0}]}, "example_answer": {}}
 
     def _rows(self, value: Any) -> Iterable[dict[str, Any]]:
         if not isinstance(value, dict) or not isinstance(value.get("rows"), list):

@@ -54,6 +54,7 @@ class ParquetSink:
         Raises:
             OSError: The folder cannot be written, for instance because the disk is full.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         renames: list[tuple[Path, Path]] = []
@@ -69,6 +70,7 @@ class ParquetSink:
             raise
         for hidden, target in renames:
             hidden.rename(target)
+        pa.default_memory_pool().release_unused()  # Arrow's allocator would keep the largest batch's memory for good
 
     def _target(self, date: str) -> Path:
         folder = self._folder / f"date={date}"

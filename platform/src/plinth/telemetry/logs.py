@@ -55,7 +55,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
         }
         line.update(_context.get())
-        line.update((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
+        line.update({name: value for name, value in record.__dict__.items() if name not in _STANDARD})
         if record.exc_info:
             line["error"] = _clean(self.formatException(record.exc_info))
         for name, value in line.items():
@@ -133,6 +133,8 @@ class BufferedHandler(logging.Handler):
 
 def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -> logging.Handler:
     """Send every log line of the process to one stream as JSON. Returns the handler; close it at the end."""
+    # Not in our lines, and asked of the system for every record otherwise (Python's logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = BufferedHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(service))
     root = logging.getLogger()
