@@ -98,7 +98,7 @@ def down(platform: Platform, *, timeout: float = 30.0) -> int:
                 where=str(state),
                 hint="they are stuck in the kernel or belong to another user; look at them with `ps`",
             )
-        Supervisor(state).socket.unlink(missing_ok=True)
+        Supervisor(state).clean_up()
         (state / "run" / "services.json").unlink(missing_ok=True)
     return before
 

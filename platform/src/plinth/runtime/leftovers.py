@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 MARKER = "PLINTH_SUPERVISED"
 SERVICE = "PLINTH_SERVICE"
+# The supervisor gives its services 10 s (stopwaitsecs); what is left after it was asked to end before.
+SUPERVISOR_GRACE_SECONDS = 12.0
+GRACE_SECONDS = 3.0
 
 
 def find(state: Path, service: str = "") -> list[psutil.Process]:
@@ -38,7 +41,7 @@ def find(state: Path, service: str = "") -> list[psutil.Process]:
     return found
 
 
-def end(processes: Iterable[psutil.Process], grace: float = 5.0) -> int:
+def end(processes: Iterable[psutil.Process], grace: float = GRACE_SECONDS) -> int:
     """Ask processes to end, insist after `grace` seconds. Returns how many there were.
 
     psutil compares creation times before it signals, so a reused process id is never hit.
@@ -57,7 +60,7 @@ def end(processes: Iterable[psutil.Process], grace: float = 5.0) -> int:
     return len(processes)
 
 
-def end_all(state: Path, grace: float = 8.0) -> int:
+def end_all(state: Path) -> int:
     """End every process of a state folder, the supervisor first so that it does not restart the others."""
     import psutil
 
@@ -68,13 +71,13 @@ def end_all(state: Path, grace: float = 8.0) -> int:
             return False
 
     everything = find(state)
-    ended = end([process for process in everything if is_supervisor(process)], grace + 4)
+    ended = end([process for process in everything if is_supervisor(process)], SUPERVISOR_GRACE_SECONDS)
     # What was started while the first ones ended is found by looking again.
     for _ in range(3):
         rest = find(state)
         if not rest:
             break
-        ended += end(rest, grace)
+        ended += end(rest, GRACE_SECONDS)
     return ended
 
 

@@ -6,6 +6,7 @@ socket with XML-RPC, the standard library's client and a timeout (supervisor's o
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -150,6 +151,13 @@ class Supervisor:
         except (OSError, xmlrpc.client.Error, http.client.HTTPException):
             return False
         return _gone(pid, timeout)
+
+    def clean_up(self) -> None:
+        """Remove the socket, and its folder where that is one of our own."""
+        self.socket.unlink(missing_ok=True)
+        if self.socket.parent != self.run:
+            with contextlib.suppress(OSError):
+                self.socket.parent.rmdir()
 
     def _configured_socket(self) -> str:
         if self.socket.parent != self.run:
