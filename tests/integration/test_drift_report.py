@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from plinth.cli.main import main
 from plinth.ledger.artifacts import ArtifactStore
@@ -58,7 +59,8 @@ class World:
         service = root / "services" / "flight-delays"
         service.mkdir(parents=True)
         (root / "pyproject.toml").touch()
-        shutil.copy(REPOSITORY / "services" / "flight-delays" / "product.yaml", service)
+        self.manifest = service / "product.yaml"
+        self.declare()
         self.rng = np.random.default_rng(7)
         training = inputs(8000, self.rng)
         reference = Reference.build(training, NAMES, scores_of(training))
@@ -67,6 +69,16 @@ class World:
         self.ledger = Ledger(f"sqlite:///{self.state / 'ledger.db'}")
         self.release = self.ledger.register_release(manifest, "test")
         self.ledger.promote("flight-delays", self.release, expected_generation=0, actor="test", reason="first")
+
+    def declare(self, *, entry: str = "flight_delays.pipeline:train", watch: tuple[str, ...] = ()) -> None:
+        """The real product's manifest, with a pipeline and monitoring of our own."""
+        product = yaml.safe_load((REPOSITORY / "services" / "flight-delays" / "product.yaml").read_text())
+        product["pipelines"][0]["entry"] = entry
+        product["monitoring"] = {
+            "drift_psi": 0.25, "drifted_features": 1, "watch": list(watch), "calibration_window": "14d",
+            "calibration_gap": 0.04, "minimum_labels": 1000, "cool_down": "28d",
+        }  # fmt: skip
+        self.manifest.write_text(yaml.safe_dump(product, sort_keys=False))
 
     def entry(self, day: int, matrix: np.ndarray, *, start_id: int = 0, hours: int = 0, scores=None) -> Entry:
         rows = len(matrix)
@@ -177,8 +189,7 @@ def test_drift_of_unwatched_features_is_reported_and_passes(world, plinth):
 
 
 def test_drift_of_a_watched_feature_fails_ci(world, plinth):
-    path = world.root / "services" / "flight-delays" / "product.yaml"
-    path.write_text(path.read_text().replace("watch: []", "watch: [temperature]"))
+    world.declare(watch=("temperature",))
     world.traffic(shift=1.5)
     assert plinth(*REPORT, *LATER, "--fail-on-drift").code == 3
 
@@ -305,7 +316,7 @@ def test_a_hostile_feature_name_stays_text(world):
     names = ('<script>alert("x")</script>', *NAMES[1:])
     matrix = inputs(500, world.rng)
     ParquetSink(world.folder / "inference", names).write([world.entry(0, matrix)])
-    spec = parse_product((REPOSITORY / "services" / "flight-delays" / "product.yaml").read_text(), "product.yaml")
+    spec = parse_product(world.manifest.read_text(), "product.yaml")
     window = {"start": datetime(2013, 6, 1, tzinfo=UTC), "end": datetime(2013, 6, 2, tzinfo=UTC)}
     assessment = assess(
         spec,
@@ -373,8 +384,7 @@ def probe(world, tmp_path, monkeypatch):
         "    return 'trained'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    path = world.root / "services" / "flight-delays" / "product.yaml"
-    path.write_text(path.read_text().replace("flight_delays.pipeline:train", "retraining_probe:train"))
+    world.declare(entry="retraining_probe:train")
     return runs
 
 
