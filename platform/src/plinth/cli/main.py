@@ -6,40 +6,45 @@ click or typer alone takes more (docs/adr/0004-argparse.md has the numbers).
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import os
 import sys
-from collections.abc import Sequence
 
 from plinth import __version__
-from plinth.cli.command import Groups
+from plinth.cli.overview import COMMANDS, DESCRIPTION, EPILOG, MODULES, help_text
 
-# One module a group of commands. Each has `register(groups)` and imports nothing but argparse's vocabulary at the
-# top; what a handler needs it imports inside.
-MODULES = (
-    "platform", "product", "contract", "pipeline", "model", "predict", "drift", "release", "demo",
-)  # fmt: skip
+TYPE_CHECKING = False  # `typing` is not imported for the sake of one constant
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command tree. Imports no tool."""
+def build_parser(word: str = "") -> argparse.ArgumentParser:
+    """The command tree: the part that the first word of a command line needs, or all of it. Imports no tool."""
+    import argparse
+    import importlib
+
+    from plinth.cli.command import Groups
+
     parser = argparse.ArgumentParser(
         prog="plinth",
-        description="One reference platform for AI products: contracts, features, models, releases, serving, monitoring.",
-        epilog="Start with: plinth demo flight-delays",
+        description=DESCRIPTION,
+        epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"plinth {__version__}")
     groups = Groups(parser)
-    for name in MODULES:
+    # One module a group of commands. Each has `register(groups)` and imports what a handler needs inside of it.
+    for name in (COMMANDS[word][0],) if word in COMMANDS else MODULES:
         importlib.import_module(f"plinth.cli.{name}").register(groups)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 done, 1 failed, 2 bad use, 3 refused by policy."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in {"-h", "--help"}:
+        sys.stdout.write(help_text())
+        return 0
+    parser = build_parser(words[0])
+    args = parser.parse_args(words)
     if not hasattr(args, "handler"):
         parser.print_help()
         return 0
@@ -56,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.note("interrupted")
         return 130
     except BrokenPipeError:
+        import os
+
         # The reader of our output went away (`plinth ... | head`): not our failure.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

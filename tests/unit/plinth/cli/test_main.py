@@ -14,7 +14,7 @@ def command(monkeypatch):
     """Makes `plinth go` run the function given."""
 
     def install(handler):
-        def build():
+        def build(word=""):
             parser = argparse.ArgumentParser(prog="plinth")
             Groups(parser).command("go", handler, help="Go.", example="plinth go")
             return parser

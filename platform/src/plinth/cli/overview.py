@@ -1,0 +1,58 @@
+"""What `plinth --help` prints, without building the command tree: no argparse, no module of a command.
+
+The tree takes 30 ms to import and build, three times what Python itself takes to start. A test holds this page equal
+to the tree (tests/unit/plinth/cli/test_overview.py).
+"""
+
+DESCRIPTION = "One reference platform for AI products: contracts, features, models, releases, serving, monitoring."
+EPILOG = "Start with: plinth demo flight-delays"
+
+# First word of the command line: the module that declares it, and its help.
+COMMANDS = {
+    "up": (
+        "platform",
+        "Start the platform: the Prefect and MLflow servers and the products' services, watched and restarted.",
+    ),
+    "status": ("platform", "How each service is."),
+    "logs": ("platform", "What a service said, newest last."),
+    "down": ("platform", "Stop the platform; nothing keeps running."),
+    "doctor": (
+        "platform",
+        "Check the machine, versions, ports, disk and services, and say what to do about each finding.",
+    ),
+    "product": ("product", "Products, the unit of ownership: list, show, validate, new."),
+    "contract": ("contract", "Data contracts (ODCS v3): check data, compare versions."),
+    "pipeline": ("pipeline", "Pipelines: run one, list them."),
+    "model": ("model", "Registered models: list, show, and the model card."),
+    "predict": (
+        "predict",
+        "Ask a product's running service for predictions: one given by KEY=VALUE, many from a file.",
+    ),
+    "drift": ("drift", "Drift, performance and calibration of what serves."),
+    "release": ("release", "Immutable releases: list, show, promote, roll back."),
+    "demo": ("demo", "Run a product's story: train, serve, watch, retrain, release, roll back."),
+}
+MODULES = tuple(dict.fromkeys(module for module, _ in COMMANDS.values()))
+
+
+def help_text(width: int = 80) -> str:
+    """The page."""
+    lines = ["usage: plinth [-h] [--version] COMMAND ...", "", *_wrapped(DESCRIPTION, 0, width), "", "options:"]
+    lines += ["  -h, --help  show this help message and exit", "  --version   show program's version number and exit"]
+    lines += ["", "commands:", "  COMMAND"]
+    for word, (_, text) in COMMANDS.items():
+        first, *rest = _wrapped(text, 14, width)
+        lines += [f"    {word:<10}{first.strip()}", *rest]
+    return "\n".join([*lines, "", EPILOG, ""])
+
+
+def _wrapped(text: str, indent: int, width: int) -> list[str]:
+    # textwrap would import `re`, which costs as much as the rest of this page.
+    lines, line = [], ""
+    for word in text.split():
+        if line and indent + len(line) + 1 + len(word) > width - 2:
+            lines.append(" " * indent + line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, " " * indent + line]
