@@ -142,8 +142,8 @@ class _ViewReader:
         self.names = ",".join(stored)
         self.all_floats = all(feature.dtype == "float32" for feature in view.features)
         self.joined_sql = (
-            "SELECT max(event_ts), group_concat(feature_name), group_concat(hex(value)) FROM (SELECT feature_name, value, event_ts FROM "
-            f'"{view.table}" WHERE entity_key = ? ORDER BY feature_name)'
+            "SELECT max(event_ts), group_concat(feature_name), group_concat(hex(value)) FROM "
+            f'(SELECT feature_name, value, event_ts FROM "{view.table}" WHERE entity_key = ? ORDER BY feature_name)'
         )
         self.sql = f'SELECT feature_name, value FROM "{view.table}" WHERE entity_key = ?'
 
