@@ -78,12 +78,13 @@ assert not result.passed
 # inputs and code have not changed is skipped, so after the demo this takes seconds.
 
 # %%
-from plinth.pipelines.entry import run_pipeline
+from plinth.runtime import pipelines
 
-run = run_pipeline(
-    platform.runner("flight-delays", inline=True),
-    product.spec,
+run = pipelines.run(
+    platform,
+    "flight-delays",
     "train",
+    inline=True,
     on_step=lambda name, record: (
         record and print(f"{name:14} {'skipped' if record.cached else f'{record.seconds:.1f} s'}")
     ),

@@ -374,13 +374,13 @@ def test_a_log_of_other_features_is_refused_with_the_column_named(world, plinth)
 
 @pytest.fixture
 def probe(world, tmp_path, monkeypatch):
-    """The product's pipeline, replaced by one that writes an x for each run; gives the file."""
+    """The product's pipeline, replaced by one that writes a line for each run; gives the file."""
     runs = tmp_path / "runs"
     (tmp_path / "retraining_probe.py").write_text(
         "from pathlib import Path\n"
-        "def train(context) -> str:\n"
+        "def train(context, *, as_of: str = '') -> str:\n"
         f"    with Path({str(runs)!r}).open('a') as file:\n"
-        "        file.write('x')\n"
+        "        file.write(f'trained as of {as_of}')\n"
         "    return 'trained'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -397,7 +397,7 @@ def test_the_trigger_runs_the_pipeline_once_in_a_cool_down(world, plinth, probe)
     assert [answer["fire"] for answer in answers] == [True, False, False]
     assert answers[0]["run_id"]
     assert answers[1]["beyond"] is True
-    assert probe.read_text() == "x"
+    assert probe.read_text() == "trained as of 2013-07-05"
 
 
 def test_a_trigger_whose_pipeline_cannot_start_is_taken_back(world, plinth, probe, monkeypatch):

@@ -66,7 +66,7 @@ def report(args: Namespace, out: Output) -> int:
         decision = trigger(platform.ledger, product.name, assessment.signals, product.monitoring, as_of)
     if args.html:
         page.write(assessment, Path(args.html), decision)
-    run = _retrain(platform, product, decision, args.inline, out) if decision and decision.fire else None
+    run = _retrain(platform, product, decision, args.inline, as_of, out) if decision and decision.fire else None
     _print(out, assessment, decision, run, Path(args.html) if args.html else None)
     return BEYOND if args.fail_on_drift and assessment.beyond else 0
 
@@ -135,13 +135,24 @@ def _assess(
     return assess(product, folder, record.digest, reference, start=start, end=end, as_of=as_of)
 
 
-def _retrain(platform: Platform, product: Product, decision: Decision, inline: bool, out: Output) -> str:
+def _retrain(
+    platform: Platform,
+    product: Product,
+    decision: Decision,
+    inline: bool,
+    as_of: datetime | None,
+    out: Output,
+) -> str:
     """Run the product's first pipeline; returns the run's id. A run that did not start gives its trigger back."""
     from plinth.errors import PlinthError
     from plinth.monitoring.trigger import retract
-    from plinth.pipelines.entry import run_pipeline
+    from plinth.pipelines.entry import takes
+    from plinth.runtime.pipelines import run
 
-    name = product.pipelines[0].name
+    pipeline = product.pipelines[0]
+    name = pipeline.name
+    # Trained as of the report's time, where the pipeline can: it must not see what came after.
+    params: dict[str, object] = {"as_of": as_of.date().isoformat()} if as_of and takes(pipeline, "as_of") else {}
     out.note(f"retraining: pipeline {name} of {product.name}")
     started = False
 
@@ -150,7 +161,7 @@ def _retrain(platform: Platform, product: Product, decision: Decision, inline: b
         started = True
 
     try:
-        return run_pipeline(platform.runner(product.name, inline=inline), product, name, on_step=on_step).run_id
+        return run(platform, product.name, name, params, inline=inline, on_step=on_step).run_id
     except PlinthError as error:
         if not started:
             retract(platform.ledger, product.name, decision, product.monitoring, error.what)

@@ -58,6 +58,15 @@ def run_pipeline(
     )  # fmt: skip
 
 
+def takes(pipeline: Pipeline, parameter: str) -> bool:
+    """Whether a pipeline's entry has a parameter of that name.
+
+    Raises:
+        InvalidInput: As `load_entry` says.
+    """
+    return parameter in inspect.signature(load_entry(pipeline.entry)).parameters
+
+
 def find(product: Product, name: str) -> Pipeline:
     """The product's pipeline of that name.
 

@@ -19,12 +19,9 @@ from flight_delays.summary import build, render, save
 from flight_delays.switching import Switch, switch_under_load
 from flight_delays.watching import Watch
 from plinth.errors import InvalidInput, NotFound
-from plinth.governance.code import code_ref
-from plinth.governance.lineage import record_run
 from plinth.monitoring.report import write as write_report
-from plinth.pipelines.entry import run_pipeline
 from plinth.rollouts import release as rollouts
-from plinth.runtime import embedded
+from plinth.runtime import embedded, pipelines
 from plinth.runtime.memory import PeakMemory
 
 if TYPE_CHECKING:
@@ -148,10 +145,8 @@ class Demo:
                 self.say(f"   [dim]{name}: {done}[/dim]")
 
         with self.console.status("   pipeline ...") as line:
-            result = run_pipeline(self.platform.runner(self.product.name), self.product, PIPELINE, params, on_step=show)
+            result = pipelines.run(self.platform, self.product.name, PIPELINE, params, on_step=show)
         self.story.cached_steps += result.cached_steps
-        commit = code_ref(self.platform.settings.home).commit
-        record_run(self.platform.ledger, result, self.state, commit=commit)
         outcome: Any = result.output
         return outcome  # type: ignore[no-any-return]
 
@@ -194,15 +189,19 @@ class Demo:
                 if decision and decision.fire:
                     self._retrain(day + timedelta(days=1), decision.reason)
                 if (day + timedelta(days=1)).day == 1:
-                    with self.story.stage("watch"):
-                        replay.wait_until_logged(replay.totals.predictions)
-                        self._month_end(watch, day)
+                    self._month_end(replay, watch, day)
             replay.wait_until_logged(replay.totals.predictions)
 
-    def _month_end(self, watch: Watch, day: date) -> None:
-        seen = watch.month(day.replace(day=1), day + timedelta(days=1))
+    def _month_end(self, replay: Replay, watch: Watch, day: date) -> None:
+        """The month's drift report; what is watched of it may trigger too."""
+        tomorrow = day + timedelta(days=1)
+        with self.story.stage("watch"):
+            replay.wait_until_logged(replay.totals.predictions)
+            seen, decision = watch.month(day.replace(day=1), tomorrow)
         if seen is not None:
             self.story.months.append(seen)
+        if decision is not None and decision.fire:
+            self._retrain(tomorrow, decision.reason)
 
     def _retrain(self, day: date, reason: str) -> None:
         self.say(f"   [yellow]{day:%d %B}: {reason}[/yellow]")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plinth.core.products import Product, seconds
+from plinth.errors import NotFound
 from plinth.ledger.store import Event, Ledger
 from plinth.monitoring import performance
 from plinth.monitoring.assessment import Assessment, assess
@@ -71,12 +72,21 @@ class Watch:
         self.looks.append(Look(as_of, release, point, decision))
         return decision
 
-    def month(self, start: date, end: date) -> Assessment | None:
-        """Drift of the serving release's traffic of a month, with the labels known at its end; None without any."""
+    def month(self, start: date, end: date) -> tuple[Assessment | None, Decision | None]:
+        """What serves at the end of a month, over its own traffic of [start, end): drift, and what that triggers.
+
+        None without a serving release, or when it has answered nothing yet.
+        """
         serving = self._platform.ledger.current(self._product.name)
         if serving is None:
-            return None
-        return self.assess(serving.digest, start, end)
+            return None, None
+        try:
+            seen = self.assess(serving.digest, start, end)
+        except NotFound:
+            return None, None
+        now = datetime(end.year, end.month, end.day, tzinfo=UTC)
+        signals = Signals(drift=seen.drift)
+        return seen, trigger(self._events, self._product.name, signals, self._product.monitoring, now)
 
     def assess(self, release: str, start: date, end: date) -> Assessment:
         """One release over [start, end), with the labels known two days after.
