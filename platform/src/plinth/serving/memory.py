@@ -6,7 +6,7 @@ They pass the same contract suite as the real adapters (tests/contract/test_serv
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ class MemoryProduct:
         """Empty schemas."""
         return {"request": {}, "answer": {}, "example": {"rows": [{"id": "a", "x": 0.0}]}, "example_answer": {}}
 
-    def _rows(self, value: Any) -> Iterable[dict[str, Any]]:
+    def _rows(self, value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, dict) or not isinstance(value.get("rows"), list):
             raise InvalidInput("not a list", where="rows")
         rows = value["rows"]

@@ -61,7 +61,7 @@ class Instances:
         entity_ids: One id an instance; labels are joined by it.
         at: The time each prediction is made, seconds since 1970-01-01 UTC, [n].
         keys: Join key to its n values.
-        rows: The product's own form of the instances, handed back to `assemble`.
+        rows: The product's own form of the instances, one an instance, handed back to `assemble`.
     """
 
     entity_ids: Sequence[str]

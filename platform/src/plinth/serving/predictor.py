@@ -15,8 +15,9 @@ import orjson
 from numpy.typing import NDArray
 
 from plinth.errors import PlinthError, Unavailable
+from plinth.serving.batching import Batcher, Scored
 from plinth.serving.inference_log import Entry, InferenceLog
-from plinth.serving.port import FeatureBlock, Instances, Observer, ServedProduct
+from plinth.serving.port import Instances, Observer, ServedProduct
 from plinth.serving.releases import LoadedRelease, ReleaseHolder
 
 REASONS = {1: "missing", 2: "stale", 3: "future"}
@@ -46,6 +47,7 @@ class Predictor:
         self.releases = releases
         self.log = log
         self.observer = observer
+        self._batcher = Batcher(self._score)
 
     async def predict(
         self, body: bytes, request_id: str, marks: MutableSequence[tuple[str, int]] | None = None
@@ -66,27 +68,23 @@ class Predictor:
         marks.append(("start", started))
         instances = self.product.parse(body)
         marks.append(("parse", time.time_ns()))
-        release = self._release()
-        block = await self._features(release, instances)
-        marks.append(("features", time.time_ns()))
-        matrix = self.product.assemble(instances, block.values)
-        scores = release.scorer.score(matrix)
-        marks.append(("score", time.time_ns()))
-        if not np.isfinite(scores).all():
-            raise PlinthError("the model answered with something that is no number", where=release.digest)
-        defaulted, flags = self._flags(release, block.status)
-        answer = self._answer(request_id, release, instances, scores, defaulted, flags)
+        scored = await self._scored(instances)
+        marks += [("features", scored.read_at), ("score", scored.scored_at)]
+        release = scored.release
+        defaulted, flags = self._flags(release, scored.status)
+        answer = self._answer(request_id, release, instances, scored.scores, defaulted, flags)
         now = time.time_ns()
         marks.append(("answer", now))
         self.log.append(
             Entry(
-                request_id, release.digest, instances.entity_ids, instances.at, matrix, scores, flags,
+                request_id, release.digest, instances.entity_ids, instances.at, scored.matrix, scored.scores, flags,
                 (now - started) / 1e6, now / 1e9,
             )
         )  # fmt: skip
         return answer
 
-    def _release(self) -> LoadedRelease:
+    def _score(self, instances: Instances) -> Scored:
+        """Reads inline: it takes microseconds, a hop to a thread takes longer."""
         release = self.releases.current
         if release is None:
             raise Unavailable(
@@ -94,22 +92,23 @@ class Predictor:
                 where=self.product.name,
                 hint=self.releases.problem or "promote one with `plinth release promote`",
             )
-        return release
+        block = release.reader().read(instances.keys, instances.at)
+        read_at = time.time_ns()
+        matrix = self.product.assemble(instances, block.values)
+        scores = release.scorer.score(matrix)
+        if not np.isfinite(scores).all():
+            raise PlinthError("the model answered with something that is no number", where=release.digest)
+        return Scored(release, block.status, matrix, scores, read_at, time.time_ns())
 
-    async def _features(self, release: LoadedRelease, instances: Instances) -> FeatureBlock:
-        """Reads inline: it takes microseconds, a hop to a thread takes longer. Waits without blocking while locked."""
-        reader = release.reader()
+    async def _scored(self, instances: Instances) -> Scored:
+        """Waits, without blocking the event loop, while the online store is locked."""
         delay, deadline = RETRY_DELAY, time.monotonic() + RETRY_SECONDS
         while True:
             try:
-                return reader.read(instances.keys, instances.at)
-            except Unavailable as error:
-                if time.monotonic() + delay > deadline:
-                    raise Unavailable(
-                        f"the online features cannot be read: {error.what}",
-                        where=error.where or "online store",
-                        hint="try again in a second; `plinth doctor` looks for what locks it",
-                    ) from error
+                return await self._batcher.submit(instances)
+            except Unavailable:
+                if self.releases.current is None or time.monotonic() + delay > deadline:
+                    raise
             await asyncio.sleep(delay)
             delay = min(delay * 2, 0.2)
 

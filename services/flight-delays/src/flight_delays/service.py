@@ -113,7 +113,11 @@ def main(argv: list[str] | None = None) -> int:
     from plinth.serving.uvicorn import bind, run
 
     try:
-        run(cast(Any, FlightDelays).to_asgi(), bind(args.host, args.port, setting="PLINTH_SERVICE_PORTS"))
+        # Outermost, so that a request passes none of the framework's layers; BentoML keeps the lifespan.
+        run(
+            Front(cast(Any, FlightDelays).to_asgi(), running),
+            bind(args.host, args.port, setting="PLINTH_SERVICE_PORTS"),
+        )
     except PlinthError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -1,5 +1,7 @@
 """Inference log files: schema, partitions, never half a file."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import numpy as np
@@ -77,3 +79,20 @@ def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
 def test_a_feature_named_like_a_column_of_the_log_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="score"):
         ParquetSink(tmp_path, ["temp", "score"])
+
+
+def test_writing_imports_no_pandas(tmp_path):
+    script = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from plinth.serving.inference_log import Entry\n"
+        "from plinth.serving.pyarrow import ParquetSink\n"
+        "one = np.ones(1)\n"
+        f"sink = ParquetSink(Path({str(tmp_path)!r}), ['temp'])\n"
+        "at, features = one.astype(np.int64), one.astype(np.float32)[None]\n"
+        "sink.write([Entry('r', 'd', ['e'], at, features, one, [['x']], 1., 1.)])\n"
+        "print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert list(tmp_path.rglob("*.parquet"))
