@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flight_delays import evaluation, training
 from flight_delays.dataset import TrainingFrame
@@ -23,6 +24,8 @@ from plinth.governance.lineage import record, release_event
 from plinth.models import matplotlib as plots
 from plinth.models import onnx
 from plinth.models.port import Dataset, Training
+from plinth.monitoring.labels import Labelled
+from plinth.monitoring.performance import calibration_threshold
 from plinth.monitoring.reference import Reference
 from plinth.pipelines.files import FileRef
 from plinth.pipelines.step import artifact, step
@@ -74,8 +77,10 @@ def fit(context: Context, joined: Joined, train: Window, validate: Window, evalu
     """Train LightGBM and the baseline, convert to ONNX (compared on unseen rows), count the drift reference."""
     frame = load_frame(joined)
     trained = training.train(frame, frame.names, _windows(train, validate, evaluate))
-    held_out = frame.matrix[validate.rows(frame)]
-    reference = Reference.build(frame.matrix[train.rows(frame)], frame.names, trained.predict(held_out))
+    tuned = validate.rows(frame)
+    held_out = frame.matrix[tuned]
+    scores = trained.predict(held_out)
+    reference = Reference.build(frame.matrix[train.rows(frame)], frame.names, scores)
     baseline = trained.baseline
     rates = [[*key, rate] for key, rate in sorted(baseline.rates.items())]
     return Fitted(
@@ -84,7 +89,19 @@ def fit(context: Context, joined: Joined, train: Window, validate: Window, evalu
         baseline=_stored(context, json.dumps({"overall": baseline.overall, "rates": rates}).encode()),
         feature_names=trained.feature_names,
         params=trained.params,
-        metrics=trained.metrics,
+        metrics={**trained.metrics, "calibration_gap_bound": _quiet_bound(frame, tuned, scores)},
+    )
+
+
+def _quiet_bound(frame: TrainingFrame, rows: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """The bound on the calibration gap that the validation window sets: what product.yaml's monitoring goes by."""
+    return calibration_threshold(
+        Labelled(
+            release=np.full(len(scores), "", dtype=object),
+            event_time=frame.prediction_time[rows].astype("datetime64[s]").astype("datetime64[us]"),
+            score=scores,
+            label=frame.label[rows].astype(np.float64),
+        )
     )
 
 
@@ -208,7 +225,7 @@ def release(
             "read_plan.json": plan,
             "reference.json": fitted.reference.sha256,
         },
-        metrics=judged.metrics,
+        metrics={**fitted.metrics, **judged.metrics},
         verdicts=tuple(judge_all(product.gates, _evidence(judged, landed, skew))),
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         pipeline_run=context.run_id,
