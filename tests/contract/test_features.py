@@ -215,6 +215,12 @@ def test_ten_thousand_reads_give_the_same_answer(store):
     reader.close()
 
 
+def online_rows(store):
+    query = "SELECT '{0}', hex(entity_key), feature_name, hex(value), value_text, event_ts FROM {0} ORDER BY 1, 2, 3"
+    with sqlite3.connect(store.database) as db:
+        return [row for table in ("shops_sales", "shops_rates") for row in db.execute(query.format(table))]
+
+
 def test_advancing_hour_by_hour_ends_where_materialization_ends(store, tmp_path):
     end = START + timedelta(hours=30)
     other = store.scratch(tmp_path / "other")
@@ -222,11 +228,8 @@ def test_advancing_hour_by_hour_ends_where_materialization_ends(store, tmp_path)
     other.materialize(START, end)
     for hour in range(31):
         store.advance(START + timedelta(hours=hour))
-    query = "SELECT hex(entity_key), feature_name, hex(value), value_text, event_ts FROM shops_{} ORDER BY 1, 2"
-    for view in ("sales", "rates"):
-        ours, theirs = (sqlite3.connect(s.database).execute(query.format(view)).fetchall() for s in (store, other))
-        assert ours == theirs
-        assert ours
+    assert online_rows(store) == online_rows(other)
+    assert len(online_rows(store)) > 100
 
 
 def test_advance_writes_the_rows_of_that_hour_and_says_how_many(store):
@@ -237,6 +240,28 @@ def test_advance_writes_the_rows_of_that_hour_and_says_how_many(store):
     )
     assert store.advance(hour) == expected
     assert store.advance(START + timedelta(days=300)) == 0
+
+
+def test_advance_catches_up_with_hours_that_were_left_out(store, tmp_path):
+    other = store.scratch(tmp_path / "other")
+    other.apply()
+    other.materialize(START, START + timedelta(hours=60))
+    for hours in (0, 1, 7, 7, 20, 60):  # the last step is longer than a day
+        store.advance(START + timedelta(hours=hours))
+    assert online_rows(store) == online_rows(other)
+
+
+def test_another_process_goes_on_where_the_last_one_stopped(store, tmp_path):
+    for hours in (0, 1, 2):
+        store.advance(START + timedelta(hours=hours))
+    expected = online_rows(store)
+    with sqlite3.connect(store.database) as db:  # as if it had died before it wrote the last view
+        db.execute("DELETE FROM shops_rates WHERE event_ts = ?", [int((START + timedelta(hours=2)).timestamp())])
+    again = make_store(tmp_path)
+    with pytest.raises(Conflict, match="already online"):
+        again.advance(START)
+    again.advance(START + timedelta(hours=2))
+    assert online_rows(again) == expected
 
 
 def test_advance_sees_tables_that_were_built_anew(store):

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ from plinth.features.advance import HourlyRows
 ENTITY_KEY_VERSION = 3
 CHUNK_ROWS = 30_000
 """Entity rows of one join, consecutive in time: bounds the memory of Feast's join, which holds every candidate row."""
+
+HOUR = timedelta(hours=1)
+CATCH_UP = timedelta(days=1)
+"""A longer way to catch up is left to Feast's materialization, which is made for ranges."""
 
 DTYPES = {"Float32": "float32", "Float64": "float64", "Int64": "int64"}
 
@@ -128,7 +132,6 @@ class FeastFeatures:
 
     def materialize(self, start: datetime, end: datetime) -> None:
         """Feast's own materialization of the newest row of each entity in [start, end]."""
-        _register_timestamps()
         quiet = io.StringIO()  # Feast prints its progress
         with (
             self._lock,
@@ -140,36 +143,57 @@ class FeastFeatures:
             warnings.simplefilter("ignore", DeprecationWarning)
             self._writable()
             self._opened().materialize(start.astimezone(UTC), end.astimezone(UTC))
-            self._last_hour = max(self._last_hour or end, end)
+            self._last_hour = max(self._last_hour or end, end).astimezone(UTC)
 
     def advance(self, hour: datetime) -> int:
-        """Writes the rows stamped exactly `hour` through Feast's online store; returns the entity rows written.
+        """Brings the online store to `hour`: the newest row of each entity since the last hour that is online.
+
+        Usually that is one hour's rows, written in milliseconds through Feast's own online store; after more than a day
+        it is Feast's materialization. An empty store gets the rows stamped exactly `hour`.
+
+        Returns:
+            Entity rows written; 0 after a materialization, which does not say.
 
         Raises:
             InvalidInput: `hour` is not a full hour with a time zone.
-            Conflict: A later hour has been written already: an older row would win over a newer one.
+            Conflict: A later hour is online already: an older row would win over a newer one.
         """
         if hour.tzinfo is None or (hour.minute, hour.second, hour.microsecond) != (0, 0, 0):
             raise InvalidInput(f"{hour} is no full hour with a time zone", hint="truncate it to the hour")
         hour = hour.astimezone(UTC)
         with self._lock, _translated(self.online):
-            if self._last_hour is not None and hour < self._last_hour:
+            # The first time in a process, its last hour is written again: another process may have died in it.
+            since = self._last_hour or self._newest_online() or hour
+            after = since if self._last_hour else since - HOUR
+            if hour < since:
                 raise Conflict(
-                    f"{hour:%Y-%m-%d %H:%M} is before {self._last_hour:%Y-%m-%d %H:%M}, which is already online",
+                    f"{hour:%Y-%m-%d %H:%M} is before {since:%Y-%m-%d %H:%M}, which is already online",
                     where=str(self.database),
                     hint="clear the online store to replay from an earlier hour",
                 )
-            _register_timestamps()
-            self._writable()
-            store = self._opened()
-            if self._rows is None:
-                self._rows = HourlyRows(self.tables, self._views())
-            written = 0
-            for view, data in self._rows.at(hour):
-                store.provider.online_store.online_write_batch(store.config, view, data, None)
-                written += len(data)
+            if hour - after > CATCH_UP:
+                self.materialize(after, hour)
+                return 0
+            written = self._write_rows(after, hour)
             self._last_hour = hour
         return written
+
+    def _write_rows(self, after: datetime, until: datetime) -> int:
+        self._writable()
+        store = self._opened()
+        if self._rows is None:
+            self._rows = HourlyRows(self.tables, self._views())
+        written = 0
+        for view, data in self._rows.between(after, until):
+            store.provider.online_store.online_write_batch(store.config, view, data, None)
+            written += len(data)
+        return written
+
+    def _newest_online(self) -> datetime | None:
+        connection = self._writable()
+        tables = [compute_table_id(self.project, view) for view in self._views()]
+        newest = [connection.execute(f'SELECT max(event_ts) FROM "{table}"').fetchone()[0] for table in tables]
+        return max((datetime.fromtimestamp(at, UTC) for at in newest if at is not None), default=None)
 
     def clear_online(self) -> None:
         """Empties every online table."""
@@ -182,7 +206,6 @@ class FeastFeatures:
 
     def get_online_features(self, rows: list[dict[str, str]]) -> dict[str, list[Any]]:
         """Feast's own online read, columns by `view__feature`: what the read plan is checked against."""
-        _register_timestamps()
         with self._lock, _translated(self.online):
             store = self._opened()
             service = store.get_feature_service(self.service)
@@ -247,6 +270,8 @@ class FeastFeatures:
                     "the features have not been applied", where=str(self.online), hint="run the features step"
                 )
             self._store = feast.FeatureStore(repo_path=str(self.online))
+        self._store.provider.online_store  # noqa: B018 - imports Feast's adapters first, so that ours come after them
+        _register_timestamps()
         return self._store
 
     def _close(self) -> None:

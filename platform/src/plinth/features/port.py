@@ -40,7 +40,7 @@ class FeatureStore(Protocol):
         ...
 
     def advance(self, hour: datetime) -> int:
-        """Writes the rows stamped exactly `hour` to the online store; returns how many entity rows were written."""
+        """Brings the online store to `hour` from the last hour it holds; returns how many entity rows were written."""
         ...
 
     def clear_online(self) -> None:
