@@ -1,7 +1,7 @@
 """The product's HTTP request and answer: what a flight looks like, checked field by field.
 
-Hand-written checks over orjson's dictionaries: 3.6 µs a flight against 0.4 µs of a typed decoder (msgspec), of a request
-that takes 250 to 350, and the errors here name the field and what would fit (docs/adr/0005-serving-path.md).
+Hand-written checks over orjson's dictionaries take 3.6 µs a flight against a typed decoder's 0.4 (msgspec), of a
+request that takes 250 to 350, and the errors here name the field and what would fit (docs/adr/0005-serving-path.md).
 """
 
 from __future__ import annotations
