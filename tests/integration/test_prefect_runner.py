@@ -1,5 +1,7 @@
 """What only a real server can show: that its history is complete, and what happens when it is not there."""
 
+import os
+import signal
 import time
 
 import httpx
@@ -8,6 +10,7 @@ import pytest
 from plinth.errors import Unavailable
 from plinth.pipelines.prefect import PrefectRunner
 from plinth.pipelines.step import artifact, step
+from plinth.runtime import embedded
 
 
 @step(version="1", cache=False)
@@ -102,3 +105,23 @@ def test_without_a_server_nothing_starts_and_the_hint_says_how(tmp_path, free_po
         runner.run(one)
     assert "plinth up" in info.value.hint
     assert not (tmp_path / "runs").exists()
+
+
+@step(version="1", cache=False)
+def slow(number: int) -> int:
+    time.sleep(0.2)
+    return number
+
+
+def test_a_run_survives_the_kill_of_the_server_and_is_told_to_it_afterwards(runner, prefect_platform):
+    def interrupted(context) -> int:
+        total = slow(1)
+        os.kill(embedded.status(prefect_platform).services[0].pid, signal.SIGKILL)
+        return total + slow(2)
+
+    result = runner.run(interrupted)
+    assert (result.status, result.output) == ("completed", 3)
+    url = prefect_platform.settings.prefect_api_url
+    assert httpx.get(f"{url}/flow_runs/{result.run_id}", timeout=20).json()["state_type"] == "COMPLETED"
+    # The slot that could not be given back does not keep the product's next run from starting.
+    assert runner.run(one).status == "completed"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 # A killed run holds its slot on the server until its lease ends; Prefect renews it at three quarters of this.
 LEASE_SECONDS = 60.0
 DELIVERY_SECONDS = 20.0
+SETTLE_SECONDS = 60.0
 
 
 def prepare_environment(home: Path, api_url: str) -> None:
@@ -41,7 +43,7 @@ def prepare_environment(home: Path, api_url: str) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # Runs report through our own progress; Prefect's lines would be said twice.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # The automation that marks runs of killed processes as crashed (runtime/prefect.py) listens for these.
+    # The automation that marks runs of killed processes as crashed (runtime/prefect.py) counts on this pace.
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
 
 
@@ -53,6 +55,14 @@ def server_answers(api_url: str, timeout: float = 2.0) -> bool:
         return httpx.get(f"{api_url}/health", timeout=timeout).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def server_errors() -> tuple[type[Exception], ...]:
+    """What Prefect's client raises when its server fails or is away."""
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    return (PrefectException, httpx.HTTPError)
 
 
 class PrefectExecution(Execution[Ports]):
@@ -75,10 +85,13 @@ class PrefectExecution(Execution[Ports]):
         from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
         super().artifact(key, markdown, table)
-        if markdown is not None:
-            create_markdown_artifact(markdown, key=key)
-        else:
-            create_table_artifact([dict(row) for row in table or ()], key=key)
+        try:
+            if markdown is not None:
+                create_markdown_artifact(markdown, key=key)
+            else:
+                create_table_artifact([dict(row) for row in table or ()], key=key)
+        except server_errors() as error:
+            log.warning("artifact %s is in the run's folder only: %s", key, type(error).__name__)
 
     def _task(self, step: Step[..., Any]) -> Any:
         if step not in self._tasks:
@@ -149,7 +162,17 @@ class PrefectRunner(Generic[Ports]):
                 with self._server_slot(concurrency, wait), _logs_to_server(function):
                     results.append(execution.run(function, bound))
 
-            self._as_flow_run(body, name, function.__doc__, bound)
+            try:
+                self._as_flow_run(body, name, function.__doc__, bound)
+            except server_errors() as error:
+                if not results:
+                    raise
+                self._settle(results[0].run_id, error)
+            finally:
+                if ACTIVE.get() is None:
+                    # In a thread of its own: under a running event loop (a notebook's) draining would not wait.
+                    with ThreadPoolExecutor(1) as pool:
+                        pool.submit(_deliver).result()
             return results[0]
 
     def _as_flow_run(
@@ -166,13 +189,24 @@ class PrefectRunner(Generic[Ports]):
             name=f"{self._bench.product}.{name}", description=description, validate_parameters=False,
             persist_result=False, log_prints=False,
         )  # fmt: skip
-        try:
-            decorate(body)(**params)
-        finally:
-            if ACTIVE.get() is None:
-                # In a thread of its own: under a running event loop (a notebook's) draining would not wait.
-                with ThreadPoolExecutor(1) as pool:
-                    pool.submit(_deliver).result()
+        decorate(body)(**params)
+
+    def _settle(self, run_id: str, error: Exception) -> None:
+        """The run ended well while the server was away: wait for it, and tell it then."""
+        from uuid import UUID
+
+        from prefect.client.orchestration import get_client
+        from prefect.states import Completed
+
+        log.warning("the Prefect server was away when run %s ended (%s); waiting for it", run_id, type(error).__name__)
+        until = time.monotonic() + SETTLE_SECONDS
+        while not server_answers(self._api_url):
+            if time.monotonic() > until:
+                log.warning("the Prefect server stays away; its history of run %s is incomplete", run_id)
+                return
+            time.sleep(1)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(run_id), Completed(), force=True)
 
     @contextlib.contextmanager
     def _server(self) -> Iterator[None]:
@@ -186,13 +220,10 @@ class PrefectRunner(Generic[Ports]):
             from prefect.settings import PREFECT_API_URL, temporary_settings
         except ImportError as error:
             raise MissingExtra("prefect", "pipelines") from error
-        import httpx
-        from prefect.exceptions import PrefectException
-
         with temporary_settings({PREFECT_API_URL: self._api_url}):
             try:
                 yield
-            except (PrefectException, httpx.HTTPError) as error:
+            except server_errors() as error:
                 raise Unavailable(
                     f"the Prefect server failed: {type(error).__name__}: {error}",
                     where=self._api_url,
@@ -212,16 +243,22 @@ class PrefectRunner(Generic[Ports]):
             name, timeout_seconds=wait + LEASE_SECONDS, lease_duration=LEASE_SECONDS, strict=True,
             raise_on_lease_renewal_failure=False,
         )  # fmt: skip
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(held)
-            except TimeoutError as error:
-                raise Conflict(
-                    f"{limit} run(s) of this product's pipelines are going on already",
-                    where=f"Prefect concurrency limit {name!r}",
-                    hint="wait for it to end, or raise the pipeline's `concurrency` in product.yaml",
-                ) from error
+        stack = contextlib.ExitStack()
+        try:
+            stack.enter_context(held)
+        except TimeoutError as error:
+            raise Conflict(
+                f"{limit} run(s) of this product's pipelines are going on already",
+                where=f"Prefect concurrency limit {name!r}",
+                hint="wait for it to end, or raise the pipeline's `concurrency` in product.yaml",
+            ) from error
+        try:
             yield
+        finally:
+            try:
+                stack.close()
+            except server_errors() as error:
+                log.warning("slot %s not given back (%s): its lease ends by itself", name, type(error).__name__)
 
 
 def _deliver() -> None:

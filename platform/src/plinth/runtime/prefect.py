@@ -56,6 +56,14 @@ def server(settings: Settings) -> Service:
             "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
             # Kept on disk, the slots of killed runs are given back after a restart of the server too.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            # A database transaction for each event of each task is what locks SQLite; batches of a second do not.
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
+            "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "50",
             "DO_NOT_TRACK": "1",
         },
     )
