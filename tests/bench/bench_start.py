@@ -2,7 +2,8 @@
 
 A clone of HEAD into an empty folder, an empty home folder, the package cache of this machine (warm: the packages are
 installed once before the clock starts). Then what a newcomer types: `make install`, `plinth up --detach`, train,
-promote, predict. Memory is the largest sum of resident memory of every process that this started, sampled twice a second.
+promote, predict. Memory is the largest sum of resident memory of every process that this started, sampled twice a
+second.
 """
 
 import json

@@ -76,7 +76,8 @@ def test_the_run_is_seen_in_the_server_under_the_same_id_with_artifacts_and_logs
     assert flow_run["parameters"] == {"params": {"count": 1}}
     flow = httpx.get(f"{url}/flows/{flow_run['flow_id']}").json()
     assert flow["name"] == "quick.many"
-    assert httpx.get(result.url).status_code == 200
+    page = httpx.get(result.url, headers={"Accept": "text/html"}, follow_redirects=True)
+    assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/html")
     of_run = {"flow_runs": {"id": {"any_": [result.run_id]}}}
     stored = httpx.post(f"{url}/artifacts/filter", json=of_run).json()
     assert [(item["key"], item["data"]) for item in stored] == [("story", "# many")]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sqlite3
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from feast.infra.online_stores.helpers import compute_table_id
 
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from plinth.features.advance import HourlyRows
+from plinth.features.slices import write_slices
 
 ENTITY_KEY_VERSION = 3
 CHUNK_ROWS = 30_000
@@ -108,9 +110,9 @@ class FeastFeatures:
             )
             rows["row_number"] = range(len(rows))
             rows = rows.sort_values("event_timestamp", kind="stable")
-            parts = [
-                self._join(rows.iloc[start : start + CHUNK_ROWS], columns) for start in range(0, len(rows), CHUNK_ROWS)
-            ]
+            ttls = {view["name"]: view["ttl_seconds"] for view in plan["views"]}
+            with tempfile.TemporaryDirectory(prefix="plinth-join-") as folder:
+                parts = list(self._join_chunks(rows, columns, ttls, Path(folder)))
         if not parts:
             return pd.DataFrame(columns=columns, index=entities.index, dtype="float64")
         joined = pd.concat(parts).sort_index()
@@ -120,6 +122,22 @@ class FeastFeatures:
             )
         joined.index = entities.index
         return joined
+
+    def _join_chunks(
+        self, rows: pd.DataFrame, columns: list[str], ttls: dict[str, int], folder: Path
+    ) -> Iterator[pd.DataFrame]:
+        """Chunk after chunk, each joined by Feast against the stretch of the tables that it can need."""
+        sliced = FeastFeatures(folder, self.project, self.service, self._definitions)
+        sliced.tables.mkdir()
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows.iloc[start : start + CHUNK_ROWS]
+            times = chunk["event_timestamp"]
+            write_slices(
+                self.tables, sliced.tables, ttls, times.iloc[0].to_pydatetime(), times.iloc[-1].to_pydatetime()
+            )
+            if start == 0:
+                sliced.apply()
+            yield sliced._join(chunk, columns)
 
     def _join(self, rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
         store = self._opened()

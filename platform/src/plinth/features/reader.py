@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from plinth.features.readplan import FUTURE, MISSING, OK, STALE, FeatureBlock, R
 BUSY_SECONDS = 0.5
 ATTEMPTS = 4
 
+MAX_ROWS = 20_000
+"""Rows of one view that a thread remembers."""
+
 ABSENT = np.iinfo(np.int64).min
 """Event time of a row that is not there."""
 
@@ -30,11 +34,30 @@ _FLOAT = np.dtype([("tag", "u1"), ("value", "<f4")])
 _FLOAT_TAG, _DOUBLE_TAG, _INT64_TAG = 0x35, 0x29, 0x20
 
 
-class Reader:
-    """Reads feature rows. Safe to share between threads: each has its own read-only connection."""
+Row = tuple[int, NDArray[np.float64]]
+"""A view's row as stored: event time (`ABSENT` for none) and values."""
+Rows = dict[Any, Row]
 
-    def __init__(self, plan: ReadPlan, path: Path) -> None:
+
+class Reader:
+    """Reads feature rows. Safe to share between threads: each has its own read-only connection.
+
+    Decoded rows are remembered for as long as nobody else commits to the store: SQLite's `PRAGMA data_version` says so,
+    and asking it costs 2 µs where a view's row costs 40. A materialization therefore shows at the very next read.
+
+    Args:
+        plan: What to read.
+        path: Feast's SQLite online store.
+        busy_seconds: How long one attempt waits for a lock. A service that must not block its event loop gives 0.
+        attempts: Tries before `Unavailable`.
+    """
+
+    def __init__(
+        self, plan: ReadPlan, path: Path, *, busy_seconds: float = BUSY_SECONDS, attempts: int = ATTEMPTS
+    ) -> None:
         self.plan = plan
+        self._busy_seconds = busy_seconds
+        self._attempts = attempts
         self.path = Path(path)
         self._local = threading.local()
         self._views = [_ViewReader(view) for view in plan.views]
@@ -87,16 +110,18 @@ class Reader:
     def _read_all(
         self, keys: Mapping[str, Sequence[str | None]], values: NDArray[np.float64], stamps: NDArray[np.int64]
     ) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             try:
                 connection = self._connection()
+                remembered = self._remembered(connection)
                 for position, view in enumerate(self._views):
-                    view.read(connection, keys, values[:, self.plan.slices[position]], stamps[:, position])
+                    rows = remembered[position]
+                    view.read(connection, keys, values[:, self.plan.slices[position]], stamps[:, position], rows)
                 return
             except sqlite3.OperationalError as error:
                 self.close()
                 busy = "locked" in str(error) or "busy" in str(error)
-                if not busy or attempt == ATTEMPTS:
+                if not busy or attempt == self._attempts:
                     raise Unavailable(
                         f"the online store cannot be read: {error}",
                         where=str(self.path),
@@ -109,6 +134,14 @@ class Reader:
                     f"the online store is damaged: {error}", where=str(self.path), hint="materialize it anew"
                 ) from error
 
+    def _remembered(self, connection: sqlite3.Connection) -> list[Rows]:
+        """This connection's rows by view, forgotten when another connection has committed since they were read."""
+        version = connection.execute("PRAGMA data_version").fetchone()[0]
+        if self._local.version != version or any(len(rows) > MAX_ROWS for rows in self._local.rows):
+            self._local.version, self._local.rows = version, [{} for _ in self._views]
+        rows: list[Rows] = self._local.rows
+        return rows
+
     def _connection(self) -> sqlite3.Connection:
         try:
             found = os.stat(self.path)
@@ -120,8 +153,9 @@ class Reader:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None or self._local.identity != identity:
             self.close()
-            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=self._busy_seconds)
             self._local.connection, self._local.identity = connection, identity
+            self._local.version = None  # versions of different connections do not compare
         return connection
 
 
@@ -153,25 +187,32 @@ class _ViewReader:
         keys: Mapping[str, Sequence[str | None]],
         values: NDArray[np.float64],
         stamps: NDArray[np.int64],
+        rows: Rows,
     ) -> None:
-        """Puts values [n, features] and event times [n] in place; rows that are not there are left alone."""
-        rows: dict[bytes, list[int]] = {}
-        for row, key in enumerate(self.view.entity_keys(keys)):
-            if key is not None:
-                rows.setdefault(key, []).append(row)
-        for key, places in rows.items():
-            stamp, names, encoded = connection.execute(self.joined_sql, (key,)).fetchone()
-            if names is None:
-                continue
-            if names == self.names:
-                values[places[0], self.target] = self._decode(encoded)
-            else:  # the table holds more or fewer features than the plan: a view that is changing
-                for name, blob in connection.execute(self.sql, (key,)):
-                    if name in self.position:
-                        values[places[0], self.position[name]] = _decode_value(blob)
-            stamps[places[0]] = stamp
-            if len(places) > 1:
-                values[places[1:]], stamps[places[1:]] = values[places[0]], stamp
+        """Puts values [n, features] and event times [n] in place; rows that are not there are NaN and `ABSENT`."""
+        columns = [keys[name] for name in self.view.join_keys]
+        for place, key in enumerate(columns[0] if len(columns) == 1 else zip(*columns, strict=True)):
+            row = rows.get(key)
+            if row is None:
+                row = rows[key] = self._load(connection, key)
+            stamps[place], values[place] = row
+
+    def _load(self, connection: sqlite3.Connection, key: Any) -> Row:
+        parts = key if isinstance(key, tuple) else (key,)
+        (entity_key,) = self.view.entity_keys({n: [part] for n, part in zip(self.view.join_keys, parts, strict=True)})
+        found = np.full(len(self.target), np.nan)
+        if entity_key is None:
+            return ABSENT, found
+        stamp, names, encoded = connection.execute(self.joined_sql, (entity_key,)).fetchone()
+        if names is None:
+            return ABSENT, found
+        if names == self.names:
+            found[self.target] = self._decode(encoded)
+        else:  # the table holds more or fewer features than the plan: a view that is changing
+            for name, blob in connection.execute(self.sql, (entity_key,)):
+                if name in self.position:
+                    found[self.position[name]] = _decode_value(blob)
+        return stamp, found
 
     def _decode(self, encoded: str) -> NDArray[np.float32] | list[float]:
         if self.all_floats and len(encoded) == len(self.target) * 11 - 1:

@@ -143,11 +143,14 @@ class ReadPlan:
             status[gaps[:, columns].all(axis=1), position] = MISSING
         return FeatureBlock(np.where(gaps, self.defaults, raw.astype(np.float64, copy=False)), status)
 
-    def open(self, sqlite_path: Path) -> Reader:
-        """A reader over Feast's SQLite online store. Opens no file yet, so a service may start before the store."""
+    def open(self, sqlite_path: Path, **waiting: Any) -> Reader:
+        """A reader over Feast's SQLite online store. Opens no file yet, so a service may start before the store.
+
+        `waiting` is how it waits for a lock: `busy_seconds` and `attempts` of `Reader`.
+        """
         from plinth.features.reader import Reader
 
-        return Reader(self, sqlite_path)
+        return Reader(self, sqlite_path, **waiting)
 
 
 def _view(value: Mapping[str, Any]) -> ViewPlan:

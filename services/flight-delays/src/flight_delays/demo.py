@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.replay import Replay
-from flight_delays.summary import build, render, save
+from flight_delays.summary import build, render, replay_log, save
 from flight_delays.switching import Switch, switch_under_load
 from flight_delays.watching import Watch
 from plinth.errors import InvalidInput, NotFound
@@ -89,11 +89,13 @@ class Demo:
             self._start()
             self._train()
             self._replay()
+            # Read before the drill of the next part adds its own requests to the log.
+            log = replay_log(self.platform, self.product, self.until)
             self._switch()
         self.story.peak_rss_mb = round(memory.peak_mb)
         with self.story.stage("report"):
             page = self._report()
-            summary = build(self.platform, self.product, self.story, self.until)
+            summary = build(self.platform, self.product, self.story, log, self.until)
         path = save(self.platform, self.product.name, summary)
         render(self.console, self.platform, summary, path, page)
         return summary
@@ -178,17 +180,19 @@ class Demo:
         with _progress(self.console, total) as advance:
             predicted_by_yesterday = 0
             for offset in range(total):
-                day = START + timedelta(days=offset)
+                day, tomorrow = START + timedelta(days=offset), START + timedelta(days=offset + 1)
                 with self.story.stage("replay"):
                     replay.day(day)
                     advance(f"{day:%d %b}  {replay.totals.predictions:,} predictions")
                 with self.story.stage("watch"):
-                    replay.wait_until_logged(predicted_by_yesterday)
+                    decision = None
+                    if offset and not watch.cooling_down(tomorrow):
+                        replay.wait_until_logged(predicted_by_yesterday)
+                        decision = watch.daily(tomorrow)
                     predicted_by_yesterday = replay.totals.predictions
-                    decision = watch.daily(day + timedelta(days=1)) if offset else None
                 if decision and decision.fire:
-                    self._retrain(day + timedelta(days=1), decision.reason)
-                if (day + timedelta(days=1)).day == 1:
+                    self._retrain(tomorrow, decision.reason)
+                if tomorrow.day == 1:
                     self._month_end(replay, watch, day)
             replay.wait_until_logged(replay.totals.predictions)
 

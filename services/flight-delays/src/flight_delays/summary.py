@@ -33,12 +33,17 @@ LATE_LABELS = timedelta(days=3)
 """Predictions this close to the end of the replay may not have their outcome yet."""
 
 
-def build(platform: Platform, product: Product, story: Story, until: date) -> dict[str, Any]:
-    """The summary, from the inference log, the delivered outcomes and the ledger; every value is JSON."""
+def replay_log(platform: Platform, product: Product, until: date) -> Labelled:
+    """Every prediction of the replay up to `until`, with the outcomes that were delivered."""
+    end = _midnight(until)
+    folder = platform.settings.product_dir(product.name)
+    return LogReader(folder, datetime(2013, 1, 1, tzinfo=UTC), end).labelled(end + LATE_LABELS)
+
+
+def build(platform: Platform, product: Product, story: Story, log: Labelled, until: date) -> dict[str, Any]:
+    """The summary, from the replay's log, the delivered outcomes and the ledger; every value is JSON."""
     folder = platform.settings.product_dir(product.name)
     frame = _frame(folder)
-    end = _midnight(until)
-    log = LogReader(folder, datetime(2013, 1, 1, tzinfo=UTC), end + timedelta(days=1)).labelled(end + LATE_LABELS)
     periods = performance.by_month(log)
     releases = _releases(platform, story)
     rows = _lake_rows(folder)

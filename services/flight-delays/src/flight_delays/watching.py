@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from plinth.monitoring import performance
 from plinth.monitoring.assessment import Assessment, assess
 from plinth.monitoring.duckdb import LogReader
 from plinth.monitoring.reference import FILE, Reference
-from plinth.monitoring.trigger import Decision, Signals, trigger
+from plinth.monitoring.trigger import Decision, Signals, last_trigger, trigger
 
 if TYPE_CHECKING:
     from plinth.wiring import Platform
@@ -38,25 +37,20 @@ class ReplayEvents:
         self._ledger.record_event(product, kind, {**payload, "replay": self.replay}, at=at)
 
 
-@dataclass(frozen=True)
-class Look:
-    """One day's look: the calibration of what serves, and what the trigger decided."""
-
-    day: date
-    release: str
-    calibration: performance.Calibration | None
-    decision: Decision
-
-
 class Watch:
     """Looks at a product as its operator would, with only what is known at each time."""
 
     def __init__(self, platform: Platform, product: Product) -> None:
-        self.looks: list[Look] = []
         self._platform = platform
         self._product = product
         self._folder = platform.settings.product_dir(product.name)
         self._events = ReplayEvents(platform.ledger)
+
+    def cooling_down(self, as_of: date) -> bool:
+        """Whether a trigger of this replay still holds any other back at the start of `as_of`."""
+        now = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+        last = last_trigger(self._events, self._product.name, now)
+        return last is not None and now - last < timedelta(seconds=seconds(self._product.monitoring.cool_down))
 
     def daily(self, as_of: date) -> Decision:
         """Calibration of the serving release over the trailing window, judged at the start of `as_of` (UTC)."""
@@ -68,9 +62,7 @@ class Watch:
         release = serving.digest if serving else ""
         log = LogReader(self._folder, now - timedelta(days=days + 2), now, release)
         point = performance.calibration_at(log.labelled(now), end, days, bounds.minimum_labels)
-        decision = trigger(self._events, self._product.name, Signals(calibration=point), bounds, now)
-        self.looks.append(Look(as_of, release, point, decision))
-        return decision
+        return trigger(self._events, self._product.name, Signals(calibration=point), bounds, now)
 
     def month(self, start: date, end: date) -> tuple[Assessment | None, Decision | None]:
         """What serves at the end of a month, over its own traffic of [start, end): drift, and what that triggers.

@@ -3,13 +3,11 @@
 import sqlite3
 import struct
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from plinth.errors import Corrupt, InvalidInput, Unavailable
-from plinth.features import reader as reader_module
 from plinth.features.readplan import FUTURE, MISSING, OK, STALE, ReadPlan
 
 NOW = 1_370_000_000
@@ -195,17 +193,33 @@ def test_keys_that_do_not_fit_are_refused(store):
         PLAN.open(store).read({"carrier": ["UA", "AA"]}, np.array([NOW]))
 
 
-def test_a_store_locked_for_long_is_unavailable_after_a_bounded_wait(store, monkeypatch):
-    monkeypatch.setattr(reader_module, "BUSY_SECONDS", 0.05)
+def test_a_store_locked_for_long_is_unavailable_after_a_bounded_wait(store):
+    reader = PLAN.open(store, busy_seconds=0.05, attempts=2)
     holder = sqlite3.connect(store, isolation_level=None)
     holder.execute("PRAGMA journal_mode = DELETE")
     holder.execute("BEGIN EXCLUSIVE")
-    started = time.monotonic()
     with pytest.raises(Unavailable, match="locked"):
-        read(store, ["UA"])
-    assert time.monotonic() - started < 2
+        reader.read({"carrier": ["UA"]}, np.array([NOW]))
     holder.close()
-    assert read(store, ["UA"]).values[0, 0] == 1.5
+    assert reader.read({"carrier": ["UA"]}, np.array([NOW])).values[0, 0] == 1.5
+
+
+def test_what_another_process_writes_shows_at_the_next_read(store):
+    """Decoded rows are remembered; a commit of anybody else makes them forgotten."""
+    reader = PLAN.open(store)
+    keys, at = {"carrier": ["UA"]}, np.array([NOW])
+    assert reader.read(keys, at).values[0, 0] == reader.read(keys, at).values[0, 0] == 1.5
+    for written in (2.5, 3.5):
+        put(store, "p_rates", "UA", {"zeta": f32(written), "alpha": f32(0.0)})
+        assert reader.read(keys, at).values[0, 0] == written
+
+
+def test_a_row_that_appears_after_it_was_missed_is_found(store):
+    reader = PLAN.open(store)
+    keys, at = {"carrier": ["ZZ"]}, np.array([NOW])
+    assert reader.read(keys, at).status[0, 0] == MISSING
+    put(store, "p_rates", "ZZ", {"zeta": f32(4.0), "alpha": f32(0.0)})
+    assert reader.read(keys, at).values[0, 0] == 4.0
 
 
 def test_a_store_built_anew_in_place_is_read_without_a_restart(store):
