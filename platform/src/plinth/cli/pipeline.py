@@ -33,8 +33,9 @@ def register(groups: Groups) -> None:
 
 def run(args: Namespace, out: Output) -> None:
     """Handler of `pipeline run`."""
-    from plinth.pipelines.entry import find, run_pipeline
+    from plinth.pipelines.entry import find
     from plinth.pipelines.prefect import server_answers
+    from plinth.runtime import pipelines
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
@@ -55,7 +56,7 @@ def run(args: Namespace, out: Output) -> None:
                 progress.advance(task)
                 out.note(_line(record))
 
-        result = run_pipeline(platform.runner(product.name, inline=inline), product, args.name, params, on_step=show)
+        result = pipelines.run(platform, product.name, args.name, params, inline=inline, on_step=show)
     _report(out, result)
 
 

@@ -93,12 +93,10 @@ def _flow(name: str) -> Flow[..., None]:
 
     def scheduled(product: str, pipeline: str, params: dict[str, Any]) -> None:
         """A pipeline as product.yaml declares it. The runner turns this flow run into the pipeline's own."""
-        from plinth.pipelines.entry import run_pipeline
+        from plinth.runtime.pipelines import run
         from plinth.wiring import Platform
 
-        platform = Platform.from_settings()
-        spec = platform.products.get(product).spec
-        run_pipeline(platform.runner(product), spec, pipeline, params, wait=600.0)
+        run(Platform.from_settings(), product, pipeline, params, wait=600.0)
 
     return prefect.flow(name=name, persist_result=False)(scheduled)
 
