@@ -47,7 +47,7 @@ def test_an_owner_without_a_team_is_no_owner():
 
 
 def test_every_problem_is_reported_at_once_with_its_line():
-    text = TEXT.replace("tier: 2", "tier: 7").replace("margin: 0.10", "margin: -1").replace("port: 3001", "port: 80")
+    text = TEXT.replace("tier: 2", "tier: 7").replace("margin: 0.05", "margin: -1").replace("port: 3001", "port: 80")
     text = text.replace("title:", "titel:")
     with pytest.raises(InvalidInput) as caught:
         parse_product(text, "p.yaml")
