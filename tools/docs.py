@@ -48,7 +48,15 @@ def _commands(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str,
         yield name, parser
 
 
+def settings_reference() -> str:
+    """docs/reference/settings.md."""
+    from plinth.runtime.reference import settings_page
+
+    return settings_page()
+
+
 PAGES = {
+    "docs/reference/settings.md": settings_reference,
     "docs/reference/product.schema.json": product_schema,
     "docs/reference/cli.md": cli_reference,
 }
