@@ -54,6 +54,12 @@ class Products:
         from plinth.core.manifests import parse_product
 
         path = self.services / name / "product.yaml"
+        if not self.services.is_dir():
+            raise NotFound(
+                f"no product {name!r}: this is no workspace",
+                where=str(self.services.parent),
+                hint="run plinth inside the workspace, or set PLINTH_HOME to it",
+            )
         if not path.is_file():
             known = ", ".join(self.names()) or "none"
             raise NotFound(

@@ -30,6 +30,11 @@ def test_an_unknown_product_names_the_known_ones(platform):
         platform.products.get("missing")
 
 
+def test_outside_a_workspace_the_error_says_how_to_find_it(tmp_path):
+    with pytest.raises(NotFound, match="PLINTH_HOME"):
+        Platform(Settings(home=tmp_path)).products.get("flight-delays")
+
+
 def test_a_manifest_whose_name_is_not_its_folders_is_bad_input(platform):
     shutil.copytree(PRODUCT, platform.settings.home / "services" / "renamed")
     with pytest.raises(InvalidInput, match="renamed"):
