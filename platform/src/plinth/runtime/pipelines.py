@@ -1,14 +1,25 @@
-"""Running a product's pipeline as it is meant to be run: as declared, and with its lineage kept."""
+"""Running a product's pipeline as it is meant to be run: as declared, with its lineage and its trace kept."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from plinth.errors import PlinthError
 from plinth.governance.code import code_ref
 from plinth.governance.lineage import record_run
 from plinth.pipelines.entry import run_pipeline
-from plinth.pipelines.port import RunResult, StepListener
+from plinth.pipelines.port import RunResult, StepListener, StepRecord
+from plinth.pipelines.runlog import CURRENT_RUN
+from plinth.runtime import health, mlflow
 from plinth.wiring import Platform
+
+if TYPE_CHECKING:
+    from plinth.telemetry.traces import Traces
 
 
 def run(
@@ -21,7 +32,7 @@ def run(
     wait: float = 60.0,
     on_step: StepListener | None = None,
 ) -> RunResult:
-    """Run a pipeline and record what it read and wrote in the ledger.
+    """Run a pipeline, record in the ledger what it read and wrote, and trace it. A run that fails leaves both too.
 
     Args:
         platform: Where it runs.
@@ -37,7 +48,81 @@ def run(
         PlinthError: As `plinth.pipelines.port.Runner.run` says.
     """
     spec = platform.products.get(product).spec
-    result = run_pipeline(platform.runner(product, inline=inline), spec, pipeline, params, wait=wait, on_step=on_step)
+    runner = platform.runner(product, inline=inline)
+    watch = Watch(product, pipeline, runner.name, on_step)
     commit = code_ref(platform.settings.home).commit
-    record_run(platform.ledger, result, platform.settings.product_dir(product), commit=commit)
+    state = platform.settings.product_dir(product)
+    try:
+        result = run_pipeline(runner, spec, pipeline, params, wait=wait, on_step=watch)
+    except BaseException:
+        failed = watch.failed(state)
+        if failed is not None:
+            # Whatever these say, the run's own error is the one to tell.
+            with contextlib.suppress(PlinthError):
+                record_run(platform.ledger, failed, state, commit=commit)
+            hand_over(platform, product, watch, failed)
+        raise
+    record_run(platform.ledger, result, state, commit=commit)
+    hand_over(platform, product, watch, result)
     return result
+
+
+class Watch:
+    """Listens to a run's steps: what a failed run did is known from here, and when each step ended."""
+
+    def __init__(self, product: str, pipeline: str, runner: str, tell: StepListener | None) -> None:
+        self._product = product
+        self._pipeline = pipeline
+        self._runner = runner
+        self._tell = tell
+        self._run_id = ""
+        self._steps: list[StepRecord] = []
+        self._marks = [("start", time.time_ns())]
+
+    def __call__(self, name: str, record: StepRecord | None) -> None:
+        """A step started (None) or ended."""
+        self._run_id = CURRENT_RUN.get()
+        if record is not None:
+            self._steps.append(record)
+            self._marks.append((name, time.time_ns()))
+        if self._tell is not None:
+            self._tell(name, record)
+
+    def failed(self, state: Path) -> RunResult | None:
+        """The record of a run that raised; None when no step had started."""
+        if not self._run_id:
+            return None
+        began, now = self._marks[0][1] / 1e9, time.time()
+        return RunResult(
+            run_id=self._run_id, product=self._product, pipeline=self._pipeline, runner=self._runner, status="failed",
+            steps=tuple(self._steps), output=None, params={}, started_at=_iso(began), finished_at=_iso(now),
+            seconds=round(now - began, 3), folder=state / "runs" / self._run_id,
+        )  # fmt: skip
+
+    def record(self, traces: Traces, result: RunResult) -> str:
+        """The run as a trace, one span a step, each from the end of the one before; returns the trace id."""
+        attributes = {
+            "plinth.product": result.product,
+            "plinth.pipeline": result.pipeline,
+            "plinth.run_id": result.run_id,
+            "plinth.runner": result.runner,
+            "plinth.cached_steps": result.cached_steps,
+        }
+        name, failed = f"pipeline {result.product}.{result.pipeline}", result.status == "failed"
+        return traces.record(name, [*self._marks, ("end", time.time_ns())], attributes, failed=failed)
+
+
+def hand_over(platform: Platform, product: str, watch: Watch, result: RunResult) -> None:
+    """Send the run's trace to the profile's MLflow server, where it is up and tracing is on."""
+    settings = platform.settings
+    if not settings.traces or not health.answers(mlflow.service(settings), 0, settings.state_dir / "run"):
+        return
+    from plinth.telemetry.traces import configure
+
+    traces = configure(settings, product, sample=1.0)
+    watch.record(traces, result)
+    traces.close()
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
