@@ -119,7 +119,8 @@ def run() -> list[dict]:
             continue
         found.append(
             {
-                "target": 0, "measure": f"{line['measure']}, {line['rows']:,} rows, {line['rules']} rules", "unit": "MiB",
+                "target": 0, "unit": "MiB",
+                "measure": f"{line['measure']}, {line['rows']:,} rows, {line['rules']} rules",
                 "peer": None, "ours": line["peak_mb"], "floor": floor["peak_mb"] if floor else None, "ratio": None,
                 "bound": f"<= {LIMIT_MB} MiB", "reached": line["peak_mb"] <= LIMIT_MB,
                 "note": f"{line['seconds']:.1f} s; floor: one bare pass of DuckDB over the values",
