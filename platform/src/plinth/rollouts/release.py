@@ -108,7 +108,7 @@ def _move(
 
 
 def project(ledger: Ledger, aliases: Aliases, product: str, *, actor: str) -> bool:
-    """Carry out the effects that wait in the outbox; only the newest generation is written, older ones are overtaken.
+    """Carry out the effects that wait in the outbox: the alias is set to what serves now, older effects are overtaken.
 
     Returns:
         Whether nothing waits any more.
@@ -116,13 +116,19 @@ def project(ledger: Ledger, aliases: Aliases, product: str, *, actor: str) -> bo
     effects = ledger.pending_effects(product)
     if not effects:
         return True
-    model = ledger.release(effects[-1].payload["digest"]).manifest.model
-    try:
-        aliases.set_alias(model.name, model.version, "serving")
-        observed = aliases.by_alias(model.name, "serving")
-    except PlinthError:
-        # The registry is a projection: its trouble must not undo a decision that the ledger has taken.
-        return False
+    serving = ledger.current(product)
+    while True:
+        model = ledger.release(serving.digest if serving else effects[-1].payload["digest"]).manifest.model
+        try:
+            aliases.set_alias(model.name, model.version, "serving")
+            observed = aliases.by_alias(model.name, "serving")
+        except PlinthError:
+            # The registry is a projection: its trouble must not undo a decision that the ledger has taken.
+            return False
+        # Somebody may have promoted and projected meanwhile; ours was then the older alias, written last.
+        before, serving = serving, ledger.current(product)
+        if serving == before:
+            break
     if observed is None or observed.version != model.version:
         return False
     for effect in effects:

@@ -67,6 +67,20 @@ def test_a_registry_that_is_away_does_not_undo_the_decision_and_catches_up_later
     assert ledger.pending_effects("flight-delays") == []
 
 
+def test_a_slow_projection_does_not_leave_an_older_alias_over_a_newer_one(ledger, registry, digests):
+    set_alias = registry.set_alias
+
+    def overtaken(model, version, alias):
+        registry.set_alias = set_alias
+        promote(ledger, registry, digests[1])
+        set_alias(model, version, alias)
+
+    registry.set_alias = overtaken
+    promote(ledger, registry, digests[0])
+    assert ledger.current("flight-delays").digest == digests[1]
+    assert registry.aliases == {("flight-delays", "serving"): "2"}
+
+
 def test_promoting_what_serves_already_is_refused(ledger, registry, digests):
     promote(ledger, registry, digests[0])
     with pytest.raises(RefusedByPolicy, match="already"):
