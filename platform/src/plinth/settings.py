@@ -6,7 +6,7 @@ This is the only place that reads `PLINTH_*` variables. A profile changes addres
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, computed_field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the embedded services bind to.")
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of the Prefect server.")
     mlflow_port: int = Field(5001, ge=1, le=65535, description="Port of the MLflow server (5000 is taken on macOS).")
-    service_ports: dict[str, int] = Field(
+    service_ports: dict[str, Annotated[int, Field(ge=1, le=65535)]] = Field(
         default_factory=dict, description='Ports of product services, as JSON: {"flight-delays": 3001}.'
     )
     ledger_url: str | None = Field(

@@ -6,6 +6,7 @@ Each port is built when it is first asked for, so a command imports only the too
 from __future__ import annotations
 
 import getpass
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,14 +98,21 @@ class Platform:
         if settings is not None:
             return cls(settings)
         from pydantic import ValidationError
+        from pydantic_settings import SettingsError
 
         try:
             return cls(Settings())  # type: ignore[call-arg]
         except ValidationError as error:
             first = error.errors()[0]
-            name = "PLINTH_" + "_".join(str(part) for part in first["loc"]).upper()
+            name = f"PLINTH_{first['loc'][0]}".upper()
             raise InvalidInput(
                 f"the setting {name} does not fit: {first['msg']}",
+                where="environment",
+                hint="docs/reference/settings.md lists every setting",
+            ) from error
+        except SettingsError as error:
+            raise InvalidInput(
+                f"a setting is not the JSON it should be: {error}",
                 where="environment",
                 hint="docs/reference/settings.md lists every setting",
             ) from error
@@ -112,7 +120,12 @@ class Platform:
     @property
     def actor(self) -> str:
         """Who acts, for the audit log."""
-        return self.settings.actor or getpass.getuser()
+        if self.settings.actor:
+            return self.settings.actor
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # a container's user id without a name
+            return f"uid-{os.getuid()}"
 
     @cached_property
     def products(self) -> Products:

@@ -21,7 +21,14 @@ def test_the_environment_sets_every_field(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mlflow_port": 0}, {"prefect_port": 70000}, {"trace_sample": 2}, {"profile": "cloud"}]
+    "wrong",
+    [
+        {"mlflow_port": 0},
+        {"prefect_port": 70000},
+        {"trace_sample": 2},
+        {"profile": "cloud"},
+        {"service_ports": {"a": 99999}},
+    ],
 )
 def test_values_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValidationError):

@@ -46,3 +46,19 @@ def test_building_the_platform_touches_no_disk(platform):
     assert platform.artifacts is platform.artifacts
     assert platform.actor == "ada"
     assert not platform.settings.state_dir.exists()
+
+
+@pytest.mark.parametrize("ports", ["no JSON", '{"flight-delays": "x"}', '{"flight-delays": 99999}'])
+def test_a_setting_that_does_not_fit_is_named(monkeypatch, ports):
+    monkeypatch.setenv("PLINTH_SERVICE_PORTS", ports)
+    with pytest.raises(InvalidInput, match=r"(?i)service_ports") as error:
+        Platform.from_settings()
+    assert "FLIGHT" not in error.value.what
+
+
+def test_a_user_id_without_a_name_still_acts(monkeypatch, tmp_path):
+    def nameless():
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert Platform(Settings(home=tmp_path)).actor.startswith("uid-")
