@@ -178,6 +178,9 @@ class ReleaseHolder:
         current = self.current
         if wanted is None or (current is not None and wanted.generation == current.generation):
             self.problem = None if current else "no release has been promoted yet"
+            if current is not None and wanted is not None and wanted.digest != current.digest:
+                # A generation names one release for good: this is another ledger, such as a new one in its place.
+                self.problem = f"the ledger has another release of generation {current.generation}: restart the service"
             return False
         if current is not None and wanted.generation < current.generation:
             # Somebody restored an old ledger, or a stale leader wrote: every effect carries its generation.

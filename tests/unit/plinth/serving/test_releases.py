@@ -66,6 +66,15 @@ def test_an_older_generation_is_refused(holder, source, bundle):
     assert "older" in holder.problem
 
 
+def test_another_release_of_the_same_generation_is_not_taken_over_in_silence(holder, source, bundle):
+    digest = source.promote(bundle(0.1), generation=1).digest
+    assert holder.poll()
+    source.promote(bundle(0.2), generation=1)
+    assert not holder.poll()
+    assert holder.current.digest == digest
+    assert "generation 1" in holder.problem
+
+
 def test_a_rollback_is_a_new_generation_of_an_old_release(holder, source, bundle):
     digest = source.promote(bundle(0.1), generation=1).digest
     holder.poll()
