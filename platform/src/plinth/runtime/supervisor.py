@@ -120,6 +120,7 @@ class Supervisor:
         until = time.monotonic() + 20
         while self.pid() is None:
             if process.poll() is not None or time.monotonic() > until:
+                process.terminate()
                 said = (self.run / "supervisord.out").read_text(errors="replace")[-2000:].strip()
                 if "No module named supervisor" in said:
                     raise MissingExtra("supervisor", "runtime")
