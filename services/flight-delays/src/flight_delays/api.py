@@ -160,8 +160,8 @@ class FlightApi:
 
 def _departure(value: Any, where: str) -> datetime:
     hint = "RFC 3339 with an offset, as in 2013-06-01T09:15:00Z"
-    # fromisoformat takes much else that is ISO 8601 (weeks, compact forms); the "T" and the length keep to RFC 3339.
-    if type(value) is not str or not 17 <= len(value) <= 32 or value[10] != "T":
+    # fromisoformat takes much else that is ISO 8601; these places keep weeks and compact dates out, as RFC 3339 does.
+    if type(value) is not str or not 17 <= len(value) <= 32 or value[4:11:3] != "--T":
         raise _unfit("not a time", value, where, hint)
     try:
         departure = datetime.fromisoformat(value)

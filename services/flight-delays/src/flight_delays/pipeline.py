@@ -68,9 +68,10 @@ def train(context: Context, *, as_of: date | None = None) -> Outcome:
     judged = steps_model.evaluate(context, joined, fitted, windows.evaluate, serving)
     skew = steps_data.check_skew(context, joined, tables, windows.evaluate)
     code = code_ref(context.ports.settings.home)
+    gates = context.ports.products.get(context.product).spec.gates  # an argument, so that another bound judges anew
     spans = (windows.train, windows.validate, windows.evaluate)
-    registered = steps_model.register(context, landed, joined, fitted, judged, skew, *spans, code)
-    digest = steps_model.release(context, landed, joined, fitted, judged, skew, registered, *spans, code)
+    registered = steps_model.register(context, landed, joined, fitted, judged, skew, *spans, code, gates)
+    digest = steps_model.release(context, landed, joined, fitted, judged, skew, registered, *spans, code, gates)
     record = context.ports.ledger.release(digest)
     failed = tuple(verdict.gate for verdict in record.manifest.failed_gates())
     return Outcome(digest, record.status == "accepted", failed, record.manifest.metrics)

@@ -124,7 +124,11 @@ class Replay:
         self._written_before = self._written()
 
     def _written(self) -> int:
-        for line in self._client.get("/metrics").text.splitlines():
+        try:
+            answer = self._client.get("/metrics")
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+        for line in answer.text.splitlines():
             if line.startswith("plinth_inference_log_written_total"):
                 return int(float(line.rsplit(" ", 1)[1]))
         return 0
@@ -149,9 +153,7 @@ class Replay:
         try:
             answer = self._client.post("/predict", content=body, headers={"content-type": "application/json"})
         except httpx.HTTPError as error:
-            raise Unavailable(
-                f"the service does not answer: {error}", where=str(self._client.base_url), hint="plinth status"
-            ) from error
+            raise self._away(error) from error
         if answer.status_code != 200:
             raise Unavailable(
                 f"the service answered {answer.status_code}: {answer.text[:200]}",
@@ -162,6 +164,11 @@ class Replay:
         self.totals.predictions += len(predictions)
         self.totals.requests += 1
         self.totals.defaulted += sum(bool(prediction["defaulted"]) for prediction in predictions)
+
+    def _away(self, error: httpx.HTTPError) -> Unavailable:
+        return Unavailable(
+            f"the service does not answer: {error}", where=str(self._client.base_url), hint="plinth status"
+        )
 
     def _deliver(self, day: date) -> None:
         window = [_midnight(day), _midnight(day + timedelta(days=1))]

@@ -58,7 +58,7 @@ def build() -> Service:
     tracing = traces.configure(settings, PRODUCT)
 
     def open_reader(plan: dict[str, Any]) -> FeatureReader:
-        # The event loop never waits for a lock: the request is tried again a little later instead (serving/asgi.py).
+        # The event loop never waits for a lock: serving/predictor.py tries the request again instead.
         return ReadPlan.from_dict(plan).open(folder / "online" / "online.db", busy_seconds=0, attempts=1)
 
     def scraped() -> Any:

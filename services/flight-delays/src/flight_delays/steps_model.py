@@ -18,7 +18,7 @@ from flight_delays.dataset import TrainingFrame
 from flight_delays.steps_data import Context, Joined, Landed, Skew, load_frame
 from flight_delays.training import Baseline, Window, Windows
 from plinth.core.digests import digest_file, digest_json
-from plinth.core.gates import judge_all
+from plinth.core.gates import Gate, judge_all
 from plinth.core.releases import CodeRef, DataRef, FeatureServiceRef, ModelRef, ReleaseManifest
 from plinth.governance.lineage import record, release_event
 from plinth.models import matplotlib as plots
@@ -141,12 +141,12 @@ def _evidence(judged: Judged, landed: Landed, skew: Skew) -> dict[str, Any]:
 @step(version="1")
 def register(
     context: Context, landed: Landed, joined: Joined, fitted: Fitted, judged: Judged, skew: Skew,
-    train: Window, validate: Window, window: Window, code: CodeRef,
+    train: Window, validate: Window, window: Window, code: CodeRef, gates: tuple[Gate, ...],
 ) -> Registered:  # fmt: skip
     """Log the training and register the model: as a candidate, or as rejected with the reasons of its failed gates."""
     product = context.ports.products.get(context.product).spec
     evidence = _evidence(judged, landed, skew)
-    verdicts = judge_all(product.gates, evidence)
+    verdicts = judge_all(gates, evidence)
     failed = [f"{verdict.gate}: {verdict.reason}" for verdict in verdicts if not verdict.passed]
     artifact("gates", table=[verdict.model_dump() for verdict in verdicts])
     frame = load_frame(joined)
@@ -209,6 +209,7 @@ def data_refs(landed: Landed, frame: TrainingFrame, train: Window, validate: Win
 def release(
     context: Context, landed: Landed, joined: Joined, fitted: Fitted, judged: Judged, skew: Skew,
     registered: Registered, train: Window, validate: Window, window: Window, code: CodeRef,
+    gates: tuple[Gate, ...],
 ) -> str:  # fmt: skip
     """Write the release manifest into the ledger, with its lineage; returns its digest."""
     product = context.ports.products.get(context.product).spec
@@ -226,7 +227,7 @@ def release(
             "reference.json": fitted.reference.sha256,
         },
         metrics={**fitted.metrics, **judged.metrics},
-        verdicts=tuple(judge_all(product.gates, _evidence(judged, landed, skew))),
+        verdicts=tuple(judge_all(gates, _evidence(judged, landed, skew))),
         created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         pipeline_run=context.run_id,
     )
