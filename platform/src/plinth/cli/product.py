@@ -41,9 +41,7 @@ def register(groups: Groups) -> None:
     command.add_argument("--team", help="team that owns it; default NAME-team")
     command.add_argument("--contact", help="where the team is reached; default TEAM@example.com")
     command.add_argument("--port", type=int, help="port of its service; default the next free one from 3001")
-    group.command(
-        "schema", schema, help="The JSON Schema of product.yaml.", example="plinth product schema"
-    )
+    group.command("schema", schema, help="The JSON Schema of product.yaml.", example="plinth product schema")
 
 
 def list_products(args: Namespace, out: Output) -> None:
