@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     out = Output(json_mode=args.json)
     try:
-        return int(args.handler(args, out) or 0)
+        code = int(args.handler(args, out) or 0)
+        sys.stdout.flush()  # here, where a reader that went away is no failure
+        return code
     except PlinthError as error:
         out.error(error)
         return error.exit_code

@@ -52,7 +52,10 @@ class Output:
         table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
             table.add_row(*("" if cell is None else str(cell) for cell in row))
-        Console(highlight=False, width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 160, markup=False)
+        with console.capture() as shown:  # written by us: rich exits with 1 where the reader went away
+            console.print(table)
+        sys.stdout.write(shown.get())
 
     def note(self, line: str) -> None:
         """A remark beside the answer, on standard error."""
