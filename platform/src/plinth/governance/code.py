@@ -18,7 +18,8 @@ def code_ref(workspace: Path) -> CodeRef:
     commit = _git(workspace, "rev-parse", "HEAD")
     if commit is None:
         return CodeRef(commit=UNVERSIONED, dirty=True)
-    return CodeRef(commit=commit.strip(), dirty=bool(_git(workspace, "status", "--porcelain")))
+    # None, where git failed, counts as changed: nobody can say that it was not.
+    return CodeRef(commit=commit.strip(), dirty=_git(workspace, "status", "--porcelain") != "")
 
 
 def _git(workspace: Path, *arguments: str) -> str | None:

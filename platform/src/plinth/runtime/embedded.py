@@ -65,8 +65,11 @@ def up(
             check_free(platform.settings.host, services)
             for old in [*supervisor.run.glob("*.starts"), *supervisor.run.glob("*.ready")]:
                 old.unlink(missing_ok=True)
-            _remember(state, services, env)
-            supervisor.start(services, platform.settings.home, env)
+            try:
+                _remember(state, services, env)
+                supervisor.start(services, platform.settings.home, env)
+            except OSError as error:
+                raise _unwritable(state, error) from error
     if wait:
         _wait_healthy(platform, services, on_progress, timeout)
     return status(platform)
@@ -173,11 +176,15 @@ def _make_folders(state: Path) -> None:
             (state / name).mkdir(parents=True, exist_ok=True)
         (state / "run").chmod(0o700)
     except OSError as error:
-        raise Unavailable(
-            f"the state folder cannot be written: {error.strerror}",
-            where=str(error.filename or state),
-            hint="free space or permissions there, or choose another folder with PLINTH_STATE",
-        ) from error
+        raise _unwritable(state, error) from error
+
+
+def _unwritable(state: Path, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"the state folder cannot be written: {error.strerror}",
+        where=str(error.filename or state),
+        hint="free space or permissions there, or choose another folder with PLINTH_STATE",
+    )
 
 
 @contextlib.contextmanager

@@ -178,8 +178,10 @@ def main(patience: float = 120.0) -> None:
             raise Unavailable("no Prefect server answers", where=platform.settings.prefect_api_url)
         time.sleep(0.5)
     # The automation is a help, not a condition: without it a killed run stays "Running" in the UI.
-    with contextlib.suppress(Exception):
+    try:
         install_zombie_automation()
+    except Exception as error:  # noqa: BLE001  (whatever it is, the runs go on)
+        sys.stderr.write(f"the automation {ZOMBIES!r} was not made: {type(error).__name__}: {error}\n")
     made = [item for product in platform.products.all() for item in deployments(product.spec)]
     _tell_ready(platform.settings.state_dir)
     serve(*made, limit=RUNS_AT_ONCE, pause_on_shutdown=False, print_starting_message=False)

@@ -139,7 +139,9 @@ class Supervisor:
             if info["statename"] in {"STOPPED", "EXITED", "FATAL", "UNKNOWN"}
         ]
         for name in names:
-            self._rpc().supervisor.startProcess(name, False)
+            # Refused: supervisord has started it meanwhile. What does not run is seen when health is awaited.
+            with contextlib.suppress(OSError, xmlrpc.client.Error, http.client.HTTPException):
+                self._rpc().supervisor.startProcess(name, False)
         return names
 
     def stop(self, timeout: float = 30.0) -> bool:
