@@ -10,6 +10,7 @@ ordinary value. The views and their meaning are declared in feature_definitions.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +88,13 @@ def _write(db: Any, view: str, sql: str, path: Path) -> FeatureTable:
     partial = path.with_suffix(".partial")
     order = "counted_at, flight_id, kind" if view == "events" else f"event_timestamp, {KEYS[view]}"
     options = "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 16384)"
-    rows = db.execute(f"COPY (SELECT * FROM ({sql}) ORDER BY {order}) TO '{_quoted(partial)}' {options}").fetchone()[0]
+    query = f"COPY (SELECT * FROM ({sql}) ORDER BY {order}) TO '{_quoted(partial)}' {options}"
+    try:
+        rows = db.execute(query).fetchone()[0]
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     os.replace(partial, path)
     return FeatureTable(view, path, int(rows))
 
@@ -157,7 +164,7 @@ def _rolling(keys: str, features: Mapping[str, str]) -> str:
 
 
 def _rate(facts: str, hours: int) -> str:
-    """Share of late flights, shrunk towards {USUAL_RATE} as if four more flights had been seen."""
+    """Share of late flights, shrunk towards USUAL_RATE as if four more flights had been seen."""
     late, n = (f"coalesce(sum({facts}.{column}) OVER w{hours}, 0)" for column in ("late", "n"))
     return f"({late} + 4 * {USUAL_RATE}) / ({n} + 4)"
 

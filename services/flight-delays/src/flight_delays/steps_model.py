@@ -17,7 +17,7 @@ from flight_delays import evaluation, training
 from flight_delays.dataset import TrainingFrame
 from flight_delays.steps_data import Context, Joined, Landed, Skew, load_frame
 from flight_delays.training import Baseline, Window, Windows
-from plinth.core.digests import digest_file, digest_json
+from plinth.core.digests import digest_json
 from plinth.core.gates import Gate, judge_all
 from plinth.core.releases import CodeRef, DataRef, FeatureServiceRef, ModelRef, ReleaseManifest
 from plinth.governance.lineage import record, release_event
@@ -63,10 +63,6 @@ class Registered:
     accepted: bool
 
 
-def _windows(train: Window, validate: Window, evaluate: Window) -> Windows:
-    return Windows(train=train, validate=validate, evaluate=evaluate)
-
-
 def _stored(context: Context, content: bytes) -> FileRef:
     digest = context.ports.artifacts.put_bytes(content)
     return FileRef(path=context.ports.artifacts.path(digest), sha256=digest)
@@ -76,7 +72,7 @@ def _stored(context: Context, content: bytes) -> FileRef:
 def fit(context: Context, joined: Joined, train: Window, validate: Window, evaluate: Window) -> Fitted:
     """Train LightGBM and the baseline, convert to ONNX (compared on unseen rows), count the drift reference."""
     frame = load_frame(joined)
-    trained = training.train(frame, frame.names, _windows(train, validate, evaluate))
+    trained = training.train(frame, frame.names, Windows(train=train, validate=validate, evaluate=evaluate))
     tuned = validate.rows(frame)
     held_out = frame.matrix[tuned]
     scores = trained.predict(held_out)
@@ -236,8 +232,7 @@ def release(
     return digest
 
 
-def bundle_of(context: Context, digest: str) -> FileRef:
+def model_of(context: Context, digest: str) -> FileRef:
     """The model file of a release."""
     sha256 = context.ports.ledger.release(digest).manifest.artifacts["model.onnx"]
-    path = context.ports.artifacts.path(sha256)
-    return FileRef(path=path, sha256=digest_file(path))
+    return FileRef(path=context.ports.artifacts.path(sha256), sha256=sha256)
