@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
     import pandas as pd
-
-    from plinth.features.readplan import FeatureBlock
 
 
 class FeatureStore(Protocol):
@@ -58,12 +52,4 @@ class FeatureStore(Protocol):
 
     def compile_plan(self) -> dict[str, Any]:
         """The feature service as a read plan (see readplan.py)."""
-        ...
-
-
-class OnlineReader(Protocol):
-    """Reads feature rows on the request path."""
-
-    def read(self, keys: Mapping[str, Sequence[str | None]], at: NDArray[np.int64]) -> FeatureBlock:
-        """Feature values of each row of keys, as they stand at `at` (int64 seconds since 1970 UTC)."""
         ...

@@ -361,11 +361,6 @@ class Ledger:
         with self._read() as connection:
             return [Event(row.at, json.loads(row.payload)) for row in connection.execute(query)]
 
-    def last_event(self, product: str, kind: str) -> Event | None:
-        """The newest event of that kind, or None."""
-        events = self.events(product, kind)
-        return events[-1] if events else None
-
 
 def _release_record(row: Any) -> ReleaseRecord:
     manifest = ReleaseManifest.from_dict(json.loads(row.manifest))
