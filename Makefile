@@ -58,5 +58,6 @@ docs: $(STAMP) ## Write the generated pages of docs/
 lock: $(STAMP) ## Refresh the hashed requirement files from the pyproject files
 	@UV="$(UV)" $(BIN)/python tools/lock.py
 
-clean: ## Remove the environment and all state
+clean: ## Stop what runs, then remove the environment and all state
+	-@test ! -x $(BIN)/plinth || $(BIN)/plinth down
 	rm -rf $(VENV) .tools .plinth

@@ -62,7 +62,7 @@ print(f"{january.rows:,} rows, {result.rules} rules, passed: {result.passed}")
 
 broken = scratch / "2013-01.parquet"
 duckdb.sql(
-    f"""COPY (SELECT * RENAME (tailnum AS tail_number) REPLACE (CASE WHEN flight % 500 = 0 THEN -1 ELSE distance END
+    f"""COPY (SELECT * REPLACE (CASE WHEN flight % 500 = 0 THEN -1 ELSE distance END
     AS distance) FROM read_parquet('{january.path}')) TO '{broken}'"""
 )
 result = DuckDBEngine().check(flights, broken, BatchWindow.of_batch("2013-01"))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sqlite3
 import time
 import urllib.error
 import urllib.request
@@ -72,6 +73,18 @@ def test_an_alarm_led_to_a_retraining_that_its_gates_judged(story):
         assert "calibration gap" in entry["reason"]
     for earlier, later in itertools.pairwise(retrained):
         assert later["day"] > earlier["day"]
+
+
+def test_the_calibration_bound_is_the_one_that_may_sets(story):
+    declared = story.json("product", "show", "flight-delays")["monitoring"]["calibration_gap"]
+    assert declared == round(story.summary["backtest"]["calibration_gap_bound"], 2)
+
+
+def test_the_pipeline_runs_of_the_story_are_traced(story):
+    database = sqlite3.connect(story.state / "mlflow" / "mlflow.db")
+    names = {name for (name,) in database.execute("SELECT DISTINCT name FROM spans")}
+    database.close()
+    assert "pipeline flight-delays.train" in names
 
 
 def test_the_story_rolled_back_and_forward_without_losing_a_request(story):
@@ -202,6 +215,15 @@ def test_a_second_run_of_the_pipeline_skips_what_has_not_changed(story):
     second = story.json("pipeline", "run", "flight-delays", "train", "--inline")
     assert all(step["cached"] for step in second["steps"]), second["steps"]
     assert second["output"]["release"] == first["output"]["release"]
+
+
+def test_the_backtest_after_the_story_gives_the_first_release_again(story):
+    """What a second telling begins with: nothing is compared with a release that has seen the months judged."""
+    again = story.json("pipeline", "run", "flight-delays", "train", "--inline")
+    first = story.json("release", "show", story.summary["releases"][0]["digest"])
+    now = story.json("release", "show", again["output"]["release"])
+    assert again["output"]["accepted"]
+    assert now["manifest"]["artifacts"] == first["manifest"]["artifacts"]
 
 
 def test_prefect_kept_the_runs_of_the_story(story):

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     )
     traces: bool = Field(True, description="Export OpenTelemetry traces to MLflow's OTLP endpoint.")
     trace_sample: float = Field(0.01, ge=0, le=1, description="Share of requests whose trace is exported.")
-    log_level: str = Field("INFO", description="Level of the structured logs.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the structured logs.")
     actor: str = Field("", description="Who acts, for the audit log; default the operating system's user.")
 
     @computed_field  # type: ignore[prop-decorator]

@@ -52,6 +52,7 @@ class Products:
             InvalidInput: The manifest does not fit its schema (with line numbers).
             RefusedByPolicy: The product is unowned, or has no service level or budget.
         """
+        from plinth.core.documents import read_text
         from plinth.core.manifests import parse_product
 
         path = self.services / name / "product.yaml"
@@ -68,7 +69,7 @@ class Products:
                 where=str(self.services),
                 hint=f"known products: {known}; `plinth product new` adds one",
             )
-        spec = parse_product(path.read_text(encoding="utf-8"), str(path))
+        spec = parse_product(read_text(path), str(path))
         if spec.name != name:
             raise InvalidInput(
                 f"the manifest's name is {spec.name!r} but its folder is {name!r}",

@@ -28,9 +28,8 @@ def register(groups: Groups) -> None:
 
 def demo(args: Namespace, out: Output) -> None:
     """Handler of `demo`."""
-    import importlib
-
     from plinth.errors import NotFound
+    from plinth.pipelines.entry import load_entry
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
@@ -41,6 +40,5 @@ def demo(args: Namespace, out: Output) -> None:
             where=str(product.folder / "product.yaml"),
             hint="add `demo: package.module:function`",
         )
-    module, _, function = product.spec.demo.partition(":")
-    story = getattr(importlib.import_module(module), function)
+    story = load_entry(product.spec.demo)
     out.data(story(platform, product, out.console, keep_up=args.keep_up, until=args.until))

@@ -115,10 +115,11 @@ def card(args: Namespace, out: Output) -> None:
 
     from plinth.errors import Unavailable
     from plinth.governance import document
+    from plinth.runtime import model_card
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    sections, release = _sections(platform, args.product, args.release)
+    sections, release = model_card.sections(platform, args.product, args.release)
     text = document.to_html(sections, sections[0].title) if args.html else document.to_markdown(sections)
     kind = "html" if args.html else "markdown"
     if args.output:
@@ -133,37 +134,6 @@ def card(args: Namespace, out: Output) -> None:
         return
     out.data({"release": release, "format": kind, "card": text})
     out.text(text)
-
-
-def _sections(platform: Any, name: str, digest: str | None) -> tuple[list[Any], str]:
-    from plinth.contracts import odcs
-    from plinth.errors import NotFound
-    from plinth.governance import cards
-
-    loaded = platform.products.get(name)
-    product, ledger = loaded.spec, platform.ledger
-    serving = ledger.current(product.name)
-    if digest:
-        release = ledger.release(digest)
-        if release.product != product.name:
-            raise NotFound(
-                f"release {digest} is of product {release.product!r}", where=name, hint=f"plinth release list {name}"
-            )
-    elif serving:
-        release = ledger.release(serving.digest)
-    else:
-        release = next(iter(ledger.releases(product.name)), None)
-        if release is None:
-            raise NotFound(f"{name} has no release yet", where=name, hint=f"plinth pipeline run {name} train")
-    facts = cards.gather(
-        product,
-        release,
-        platform.registry,
-        serving=bool(serving) and serving.digest == release.digest,
-        statement=cards.Statement.load(loaded.folder),
-        contracts=[odcs.load(loaded.folder / path) for path in product.contracts],
-    )
-    return cards.model_card(facts), release.digest
 
 
 def _summary(version: ModelVersion) -> dict[str, Any]:

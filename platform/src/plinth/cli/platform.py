@@ -49,7 +49,8 @@ def up(args: Namespace, out: Output) -> None:
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    if embedded.running(platform):
+    ran_before = embedded.running(platform)
+    if ran_before:
         out.note("the platform is already running")
     with out.progress() as progress:
         task = progress.add_task("starting", total=None)
@@ -61,10 +62,15 @@ def up(args: Namespace, out: Output) -> None:
                 task, total=len(now.services), completed=healthy, description=f"waiting for {waiting or 'none'}"
             )
 
-        found = embedded.up(platform, on_progress=show, timeout=args.timeout)
+        try:
+            found = embedded.up(platform, on_progress=show, timeout=args.timeout)
+        except KeyboardInterrupt:
+            if not ran_before:
+                embedded.down(platform)
+            raise
     out.data(found.as_dict())
     _table(out, found)
-    if args.detach:
+    if args.detach or ran_before:
         out.text("stop it with: plinth down")
         return
     _stay(platform, out)

@@ -6,6 +6,7 @@ file and nothing else, so an sql rule of a contract cannot reach the machine's f
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -81,7 +82,10 @@ class DuckDBEngine:
             config = {"memory_limit": self.memory, "threads": self.threads, "temp_directory": spill}
             with duckdb.connect(":memory:", config=config) as db:
                 db.execute("SET TimeZone = 'UTC'")
-                db.execute("SET enable_progress_bar = false")  # it prints on standard output, where answers go
+                # It prints on standard output, where answers go. In a notebook without ipywidgets DuckDB draws none and
+                # refuses the setting.
+                with contextlib.suppress(duckdb.InvalidInputException):
+                    db.execute("SET enable_progress_bar = false")
                 db.execute(f"SET allowed_paths = [{sql.literal(str(path))}]")
                 db.execute("SET enable_external_access = false")
                 db.execute("SET lock_configuration = true")

@@ -148,7 +148,7 @@ def _not_worse_than_serving(gate: NotWorseThanServing, evidence: Mapping[str, An
         return _missing(gate, "the comparison with the serving release")
     serving = evidence["serving"]
     if serving is None:
-        return _verdict(gate, True, None, gate.tolerance, "nothing serves yet: no release to compare with")
+        return _verdict(gate, True, None, gate.tolerance, "no serving release to compare with")
     difference, upper, days = (_number(serving, key) for key in ("log_loss_difference", "upper_bound", "days"))
     if difference is None or upper is None or not days or upper < difference:
         return _missing(gate, "a bound on the difference to the serving release (too few days?)")

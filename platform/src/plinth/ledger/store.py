@@ -325,6 +325,20 @@ class Ledger:
             for row in reversed(rows)
         ]
 
+    def broken_entry(self) -> int | None:
+        """Number of the first audit entry that was edited, removed or cut off; None when the chain is whole."""
+        head = schema.audit_head
+        with self._read() as connection:
+            end = connection.execute(sa.select(head).where(head.c.id == 1)).one()
+        entries = self.audit()
+        broken = chain.first_broken(entries)
+        if broken is not None:
+            return broken.seq
+        last = entries[-1] if entries else None
+        if (last.seq if last else 0, last.hash if last else chain.GENESIS) != (end.seq, end.hash):
+            return (last.seq if last else 0) + 1
+        return None
+
     def _audit(self, connection: sa.Connection, actor: str, action: str, subject: str, payload: dict[str, Any]) -> None:
         head = schema.audit_head
         # The update takes the row's lock first, so that two writers cannot both extend the same end.

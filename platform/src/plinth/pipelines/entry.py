@@ -26,7 +26,7 @@ def load_entry(entry: str) -> PipelineFunction:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise InvalidInput(
-            f"the pipeline's module does not import: {error}",
+            f"the module does not import: {error}",
             where=f"entry {entry!r}",
             hint="check `entry` in product.yaml and that the product is installed (`make install`)",
         ) from error

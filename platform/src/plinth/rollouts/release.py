@@ -93,6 +93,7 @@ def _move(
     record = ledger.release(digest)
     previous = ledger.current(product)
     if previous is not None and previous.digest == record.digest:
+        project(ledger, aliases, product, actor=actor)  # what an earlier promotion could not carry out
         raise RefusedByPolicy(
             f"{product} serves release {record.digest[:12]} already", where=f"generation {previous.generation}"
         )

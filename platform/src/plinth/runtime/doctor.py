@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import ipaddress
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import Literal
 
 from plinth.errors import PlinthError
 from plinth.runtime import embedded, leftovers
-from plinth.runtime.ports import holder, is_free
+from plinth.runtime.ports import holder, is_free, is_loopback
 from plinth.runtime.services import embedded_services
 from plinth.wiring import Platform
 
@@ -49,7 +48,25 @@ def examine(platform: Platform) -> list[Finding]:
         services = [*ports(platform), *health(platform)]
     except PlinthError as error:
         services = [Finding("products", "error", error.what, f"{error.where}: {error.hint}")]
-    return [*found, *services, stray(platform)]
+    return [*found, *services, stray(platform), *audit(platform)]
+
+
+def audit(platform: Platform) -> Iterator[Finding]:
+    """Whether the audit chain is whole; nothing where there is no ledger yet."""
+    if platform.settings.ledger_url is None and not (platform.settings.state_dir / "ledger.db").is_file():
+        return
+    try:
+        broken = platform.ledger.broken_entry()
+    except PlinthError as error:
+        yield Finding("ledger", "error", error.what, error.hint)
+        return
+    if broken is None:
+        yield Finding("audit", "ok", "the audit chain is whole")
+    else:
+        yield Finding(
+            "audit", "error", f"the audit log was changed: entry {broken} is not what was written",
+            "find out who could write to the ledger, and restore it from a backup",
+        )  # fmt: skip
 
 
 def machine() -> Iterator[Finding]:
@@ -99,11 +116,7 @@ def versions() -> Iterator[Finding]:
 def address(platform: Platform) -> Finding:
     """Whether the services listen on this machine only: the embedded profile has no authentication."""
     host = platform.settings.host
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if local:
+    if is_loopback(host):
         return Finding("address", "ok", f"services listen on {host} only")
     return Finding(
         "address", "error", f"services listen on {host}, and nobody is asked who they are",

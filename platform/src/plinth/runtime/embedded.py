@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from plinth.core.digests import digest_json
-from plinth.errors import Conflict, NotFound, Unavailable
+from plinth.errors import Conflict, NotFound, RefusedByPolicy, Unavailable
 from plinth.runtime import leftovers
 from plinth.runtime.health import look
 from plinth.runtime.logs import last_lines
 from plinth.runtime.port import Progress, Service, Status
-from plinth.runtime.ports import check_free
+from plinth.runtime.ports import check_free, is_loopback
 from plinth.runtime.services import embedded_services, environment
 from plinth.runtime.supervisor import Supervisor
 from plinth.wiring import Platform
@@ -47,15 +47,23 @@ def up(
         timeout: Seconds to wait for health.
 
     Raises:
+        RefusedByPolicy: The address is not this machine's own.
         Conflict: A port is in use, another `plinth up` is starting, or what runs was started with other settings.
         InvalidInput: A product's manifest does not fit, or two services share a port.
         Unavailable: The state folder cannot be written, or a service does not become healthy.
     """
     state = platform.settings.state_dir
+    if not is_loopback(platform.settings.host):
+        raise RefusedByPolicy(
+            f"the services would listen on {platform.settings.host}, and nobody is asked who they are",
+            where="PLINTH_HOST",
+            hint="unset it: the embedded profile has no authentication and is for this machine only",
+        )
     supervisor = Supervisor(state)
     services = embedded_services(platform) if services is None else services
     env = environment(platform.settings)
     _make_folders(state)
+    platform.ledger.current("")  # creates the ledger, which the services only read
     with _lock(state, wait=0.0):
         if supervisor.pid() is not None:
             _check_same(state, services, env)

@@ -1,8 +1,9 @@
-"""Running a product's pipeline as it is meant to be run: as declared, with its lineage and its trace kept."""
+"""Running a product's pipeline as it is meant to be: as declared, with its lineage, its trace and its model card."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,8 +16,10 @@ from plinth.governance.lineage import record_run
 from plinth.pipelines.entry import run_pipeline
 from plinth.pipelines.port import RunResult, StepListener, StepRecord
 from plinth.pipelines.runlog import CURRENT_RUN
-from plinth.runtime import health, mlflow
+from plinth.runtime import health, mlflow, model_card
 from plinth.wiring import Platform
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from plinth.telemetry.traces import Traces
@@ -64,6 +67,11 @@ def run(
         raise
     record_run(platform.ledger, result, state, commit=commit)
     hand_over(platform, product, watch, result)
+    try:
+        model_card.leave(platform, product, result.run_id, result.folder)
+    except (PlinthError, OSError) as error:
+        # The release stands; `plinth model card` writes its card again.
+        log.warning("the run's model card could not be written: %s", error)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Sequence
 
@@ -36,6 +37,14 @@ def check_free(host: str, services: Sequence[Service]) -> None:
                 where=f"{host}:{service.port}",
                 hint=f"end that process, or choose another port with {service.setting}",
             )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_free(host: str, port: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from plinth.errors import PlinthError, Unavailable
+from plinth.errors import Unavailable
 from plinth.serving.asgi import Receive, Scope, Send, ServingApp
 from plinth.serving.health import Health
 from plinth.serving.inference_log import InferenceLog, Sink
@@ -82,7 +82,7 @@ class Service:
             instances = self._product.parse(json.dumps(self._product.openapi()["example"]).encode())
             block = release.reader().read(instances.keys, instances.at)
             release.scorer.score(self._product.assemble(instances, block.values))
-        except PlinthError as error:
+        except Exception as error:  # noqa: BLE001  (a warm-up is a help: whatever it meets, the service starts)
             self.observer.event("warm-up failed", logging.WARNING, reason=str(error))
 
     def stop(self) -> None:

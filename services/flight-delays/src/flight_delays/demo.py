@@ -6,6 +6,7 @@ Nothing is injected: what alarms, what is retrained and what is refused is what 
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from flight_delays.replay import Replay
 from flight_delays.summary import build, render, replay_log, save
 from flight_delays.switching import Switch, switch_under_load
 from flight_delays.watching import Watch
-from plinth.errors import InvalidInput, NotFound
+from plinth.errors import InvalidInput, NotFound, RefusedByPolicy
 from plinth.monitoring.report import write as write_report
 from plinth.rollouts import release as rollouts
 from plinth.runtime import embedded, pipelines
@@ -121,7 +122,7 @@ class Demo:
             f"{outcome.metrics['baseline_auc']:.4f}, log loss {outcome.metrics['log_loss']:.4f}"
         )
         if not outcome.accepted:
-            raise NotFound(
+            raise RefusedByPolicy(
                 f"the first release failed its gates: {', '.join(outcome.failed_gates)}",
                 where=outcome.release,
                 hint=f"plinth release show {outcome.release[:12]}",
@@ -233,11 +234,8 @@ class Demo:
             except NotFound:
                 self.say("   only one release ever passed its gates, so there is none to roll back to")
                 return
-            for digest, reason in (
-                (before, "drill: roll back"),
-                (current.digest if current else before, "drill: forward"),
-            ):
-                switch = switch_under_load(self.platform, self.product, digest, reason)
+            for kind, digest in (("rolled back", before), ("rolled forward", current.digest if current else before)):
+                switch = switch_under_load(self.platform, self.product, digest, kind)
                 self.story.switches.append(switch)
                 self.say(
                     f"   {switch.kind} to {digest[:12]}: {switch.seconds:.2f} s until the last answer of the other "
@@ -256,7 +254,7 @@ class Demo:
         present = [self.state / name for name in ("inference", "labels") if (self.state / name).is_dir()]
         if present:
             kept = self.state / "earlier" / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-            kept.mkdir(parents=True)
+            kept.mkdir(parents=True, exist_ok=True)
             for folder in present:
                 shutil.move(folder, kept / folder.name)
 
@@ -311,12 +309,28 @@ def run(
     last = _day(until) if until else END
     ran_before = embedded.running(platform)
     try:
-        return Demo(platform, product, console, last).tell()
+        with _ended_by_signals():
+            return Demo(platform, product, console, last).tell()
     finally:
         if keep_up or ran_before:
             console.print("The services are still running: `plinth status`, `plinth down`.")
         else:
             embedded.down(platform)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A closed terminal or a `timeout` ends the story as Ctrl-C does: the services must not stay behind."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _day(text: str) -> date:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ Scores = NDArray[np.float64]
 
 def evaluate(
     frame: Frame, window: Window, predict: Callable[[NDArray[np.float32]], Scores], baseline: Baseline,
-    *, serving_model: Path | None = None,
+    *, serving_model: Path | None = None, unseen_from: date | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The evidence of a model over a window; every value is JSON.
 
@@ -30,12 +31,15 @@ def evaluate(
         predict: float32 [m, k] to probabilities [m].
         baseline: The lookup fitted on the model's training window.
         serving_model: The ONNX file of the serving release, scored on the same rows; None when nothing serves.
+        unseen_from: First day of departures that the serving release was neither trained nor tuned on; the comparison
+            begins there, or both sides would not be judged alike.
 
     Returns:
         The keys of `plinth.models.evaluation.summary` (`auc`, `log_loss`, `calibration_error`, ...), `window`,
         `baseline_auc`, `baseline_log_loss`, `months` (each with its `baseline_auc`), `slices` (by origin, carrier and
         hour), `calibration`, `roc`, and `serving`: None, or candidate minus serving as `paired_by_day` says it, with
-        the serving release's own `auc` and `log_loss`. `contracts` and `skew` are other steps' evidence.
+        the serving release's own `auc` and `log_loss` (absent, and so missing evidence, when the window has fewer than
+        two days that the serving release has not seen). `contracts` and `skew` are other steps' evidence.
 
     Raises:
         InvalidInput: The window holds no row.
@@ -55,7 +59,7 @@ def evaluate(
     months = evaluation.month_table(label, scores, departure)
     for month, by_lookup in zip(months, evaluation.month_table(label, usual, departure), strict=True):
         month["baseline_auc"], month["baseline_log_loss"] = by_lookup["auc"], by_lookup["log_loss"]
-    return {
+    evidence: dict[str, Any] = {
         "window": {"start": str(window.start), "end": str(window.end)},
         **evaluation.summary(label, scores),
         "baseline_auc": evaluation.auc(label, usual),
@@ -64,10 +68,14 @@ def evaluate(
         "slices": evaluation.slice_table(label, scores, columns),
         "calibration": evaluation.calibration_curve(label, scores),
         "roc": evaluation.roc_curve(label, scores),
-        "serving": compare(label, scores, score(serving_model, frame.matrix[rows]), departure)
-        if serving_model
-        else None,
     }
+    if serving_model is None:
+        return {**evidence, "serving": None}
+    fair = departure >= np.datetime64(unseen_from or window.start)
+    if np.unique(departure[fair].astype("datetime64[D]")).size >= 2:
+        theirs = score(serving_model, frame.matrix[rows][fair])
+        evidence["serving"] = compare(label[fair], scores[fair], theirs, departure[fair])
+    return evidence
 
 
 def compare(label: NDArray[np.int8], candidate: Scores, serving: Scores, time: NDArray[Any]) -> dict[str, Any]:
@@ -89,6 +97,6 @@ def logged_metrics(evidence: dict[str, Any]) -> dict[str, float]:
         for name in ("auc", "log_loss"):
             if month[name] is not None:
                 metrics[f"{name}_{month['month'].replace('-', '_')}"] = float(month[name])
-    if evidence["serving"]:
+    if evidence.get("serving"):
         metrics["log_loss_difference"] = float(evidence["serving"]["log_loss_difference"])
     return metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from plinth.governance.lineage import record, release_event
 from plinth.models import matplotlib as plots
 from plinth.models import onnx
 from plinth.models.port import Dataset, Training
+from plinth.monitoring import performance
+from plinth.monitoring import reference as monitoring_reference
 from plinth.monitoring.labels import Labelled
-from plinth.monitoring.performance import calibration_threshold
 from plinth.monitoring.reference import Reference
 from plinth.pipelines.files import FileRef
 from plinth.pipelines.step import artifact, step
 
+TOOLS = tuple(f"{name}=={version(name)}" for name in ("lightgbm", "onnx", "onnxmltools"))
 REQUIREMENTS = tuple(f"{name}=={version(name)}" for name in ("numpy", "onnxruntime"))
 
 
@@ -43,6 +45,14 @@ class Fitted:
     feature_names: tuple[str, ...]
     params: dict[str, str | int | float | bool]
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The serving release's model, and the first UTC day of departures that it was neither trained nor tuned on."""
+
+    model: FileRef
+    unseen_from: date
 
 
 @dataclass(frozen=True)
@@ -68,9 +78,14 @@ def _stored(context: Context, content: bytes) -> FileRef:
     return FileRef(path=context.ports.artifacts.path(digest), sha256=digest)
 
 
-@step(version="1", uses=(training, onnx))
-def fit(context: Context, joined: Joined, train: Window, validate: Window, evaluate: Window) -> Fitted:
-    """Train LightGBM and the baseline, convert to ONNX (compared on unseen rows), count the drift reference."""
+@step(version="1", uses=(training, onnx, monitoring_reference, performance))
+def fit(
+    context: Context, joined: Joined, train: Window, validate: Window, evaluate: Window, tools: tuple[str, ...]
+) -> Fitted:
+    """Train LightGBM and the baseline, convert to ONNX (compared on unseen rows), count the drift reference.
+
+    `tools` are the versions of what trains and converts: another one means another model.
+    """
     frame = load_frame(joined)
     trained = training.train(frame, frame.names, Windows(train=train, validate=validate, evaluate=evaluate))
     tuned = validate.rows(frame)
@@ -91,7 +106,7 @@ def fit(context: Context, joined: Joined, train: Window, validate: Window, evalu
 
 def _quiet_bound(frame: TrainingFrame, rows: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     """The bound on the calibration gap that the validation window sets: what product.yaml's monitoring goes by."""
-    return calibration_threshold(
+    return performance.calibration_threshold(
         Labelled(
             release=np.full(len(scores), "", dtype=object),
             event_time=frame.prediction_time[rows].astype("datetime64[s]").astype("datetime64[us]"),
@@ -110,7 +125,7 @@ def load_baseline(fitted: Fitted) -> Baseline:
 
 
 @step(version="1", uses=(evaluation,))
-def evaluate(context: Context, joined: Joined, fitted: Fitted, window: Window, serving: FileRef | None) -> Judged:
+def evaluate(context: Context, joined: Joined, fitted: Fitted, window: Window, serving: Rival | None) -> Judged:
     """Judge the model on a window that it has not seen, beside the baseline and what serves."""
     frame = load_frame(joined)
     model = fitted.model.checked()
@@ -119,11 +134,14 @@ def evaluate(context: Context, joined: Joined, fitted: Fitted, window: Window, s
         window,
         lambda matrix: onnx.score(model, matrix),
         load_baseline(fitted),
-        serving_model=serving.checked() if serving else None,
+        serving_model=serving.model.checked() if serving else None,
+        unseen_from=serving.unseen_from if serving else None,
     )
     artifact("by-month", table=evidence["months"])
     content = json.dumps(evidence, sort_keys=True).encode()
-    return Judged(_stored(context, content), evaluation.logged_metrics(evidence), serving.sha256 if serving else None)
+    return Judged(
+        _stored(context, content), evaluation.logged_metrics(evidence), serving.model.sha256 if serving else None
+    )
 
 
 def _evidence(judged: Judged, landed: Landed, skew: Skew) -> dict[str, Any]:
@@ -232,7 +250,9 @@ def release(
     return digest
 
 
-def model_of(context: Context, digest: str) -> FileRef:
-    """The model file of a release."""
-    sha256 = context.ports.ledger.release(digest).manifest.artifacts["model.onnx"]
-    return FileRef(path=context.ports.artifacts.path(sha256), sha256=sha256)
+def rival(context: Context, digest: str) -> Rival:
+    """What a candidate has to compare with: the model of a release, and the first day that it has not seen."""
+    manifest = context.ports.ledger.release(digest).manifest
+    sha256 = manifest.artifacts["model.onnx"]
+    seen = max(date.fromisoformat(ref.end) for ref in manifest.data if ref.role in ("train", "validate"))
+    return Rival(FileRef(path=context.ports.artifacts.path(sha256), sha256=sha256), seen)

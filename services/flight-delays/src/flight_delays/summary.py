@@ -196,14 +196,15 @@ def _quality(label: NDArray[Any], score: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "rows": len(label),
         "auc": evaluation.auc(label, score),
-        "log_loss": evaluation.log_loss(label, score),
-        "bias": float(score.mean() - label.mean()),
+        "log_loss": evaluation.log_loss(label, score) if len(label) else None,
+        "bias": float(score.mean() - label.mean()) if len(label) else None,
     }
 
 
 def render(console: Console, platform: Platform, summary: dict[str, Any], path: Path, page: Path) -> None:
     """One screen: what happened, the numbers, where to look."""
-    console.rule("[bold]flight-delays, June to December 2013[/bold]")
+    months = list(summary["auc"])
+    console.rule(f"[bold]flight-delays, {months[0]} to {months[-1]}[/bold]" if months else "[bold]flight-delays[/bold]")
     console.print(
         f"{summary['rows']:,} rows landed, {summary['contract_violations']} contract violations; "
         f"{summary['predictions']:,} predictions over HTTP, {summary['labels']:,} late labels"
@@ -251,7 +252,7 @@ def _months_table(summary: dict[str, Any]) -> Table:
     table = Table(
         "month", "release", "AUC", "baseline", "log loss", "mean prediction", "outcome", "drifted", box=box.SIMPLE_HEAD
     )
-    drifted = {entry["month"]: len(entry["features"]) for entry in summary["drift"]}
+    drifted = {(entry["month"], entry["release"]): len(entry["features"]) for entry in summary["drift"]}
     for month, by_release in summary["auc"].items():
         for release, auc in by_release.items():
             others = [summary[name][month][release] for name in ("log_loss", "mean_prediction", "outcome_rate")]
@@ -260,6 +261,6 @@ def _months_table(summary: dict[str, Any]) -> Table:
                 month,
                 release[:12],
                 *("" if number is None else f"{number:.4f}" for number in numbers),
-                f"{drifted[month]} features" if month in drifted else "",
+                f"{drifted[month, release]} features" if (month, release) in drifted else "",
             )
     return table

@@ -32,7 +32,7 @@ class Switch:
     failed: int
 
 
-def switch_under_load(platform: Platform, product: Product, digest: str, reason: str) -> Switch:
+def switch_under_load(platform: Platform, product: Product, digest: str, kind: str) -> Switch:
     """Roll back to `digest` (which served before) while a client keeps asking.
 
     Raises:
@@ -59,14 +59,15 @@ def switch_under_load(platform: Platform, product: Product, digest: str, reason:
     try:
         time.sleep(0.3)
         decided = time.monotonic()
-        rollouts.rollback(platform.ledger, platform.registry, product.name, digest, actor=platform.actor, reason=reason)
+        rollouts.rollback(
+            platform.ledger, platform.registry, product.name, digest, actor=platform.actor, reason=f"drill: {kind}"
+        )
         _wait(answers, digest, decided)
     finally:
         stop.set()
         client.join(timeout=15)
     after = [at for at, _code, release in answers if at >= decided and release != digest]
     failed = sum(code != 200 for _at, code, _release in answers)
-    kind = "rolled back" if "back" in reason else "rolled forward"
     return Switch(kind, digest, round(max(after, default=decided) - decided, 3), len(answers), failed)
 
 

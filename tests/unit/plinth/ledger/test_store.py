@@ -149,6 +149,16 @@ def test_a_tampered_audit_log_names_the_first_broken_entry(ledger, make_manifest
     assert first_broken(ledger.audit()).seq == (2 if "UPDATE" in tamper else 3)
 
 
+def test_the_ledger_names_the_first_audit_entry_that_is_not_what_was_written(ledger, make_manifest):
+    assert ledger.broken_entry() is None
+    serve(ledger, make_manifest(1))
+    ledger.append_audit("ada", "product.note", "flight-delays", {})
+    assert ledger.broken_entry() is None
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM audit WHERE seq = 3"))
+    assert ledger.broken_entry() == 3  # cut off at its end, where no later entry could tell
+
+
 def test_an_effect_is_done_once(ledger, make_manifest):
     serve(ledger, make_manifest(1))
     (effect,) = ledger.pending_effects("flight-delays")

@@ -1,0 +1,49 @@
+"""A tool's SDK is imported in the adapter of its own name. Every other place is named here, with its reason."""
+
+import re
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[2] / "platform" / "src" / "plinth"
+TOOLS = (
+    "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
+    "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "pyarrow",
+    "sqlalchemy", "supervisor", "uvicorn",
+)  # fmt: skip
+ELSEWHERE = {
+    "contracts/odcs.py": {"open_data_contract_standard"},  # the standard's short name
+    "contracts/quality.py": {"open_data_contract_standard"},  # types of odcs.py
+    "features/feast.py": {"duckdb", "pandas"},  # Feast's offline store is DuckDB, its frames are pandas'
+    "features/port.py": {"pandas"},  # a type of the port
+    "features/skew.py": {"pandas"},  # a type of the port
+    "features/advance.py": {"feast", "pyarrow"},  # rows for feast.py's online store, from Parquet
+    "features/slices.py": {"pyarrow"},  # tables for feast.py's join
+    "ledger/database.py": {"sqlalchemy", "alembic"},  # the ledger is SQL
+    "ledger/schema.py": {"sqlalchemy"},
+    "ledger/store.py": {"sqlalchemy"},
+    "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
+    "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
+    "pipelines/prefect.py": {"httpx"},  # Prefect's client raises its errors
+    "runtime/mlflow.py": {"uvicorn"},  # serves MLflow's application in one process
+    "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
+    "telemetry/traces.py": {"opentelemetry"},  # what OpenTelemetry is here for
+}
+IMPORT = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
+
+
+def test_sdks_stay_in_their_adapters():
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        if name.startswith(("ledger/migrations/", "templates/")):
+            continue
+        used = {module for module in IMPORT.findall(path.read_text()) if module in TOOLS} - {path.stem}
+        extra = used - ELSEWHERE.get(name, set())
+        if extra:
+            found[name] = sorted(extra)
+    assert found == {}
+
+
+def test_no_exception_outlives_its_reason():
+    for name, tools in ELSEWHERE.items():
+        used = set(IMPORT.findall((SOURCE / name).read_text()))
+        assert tools <= used, name
