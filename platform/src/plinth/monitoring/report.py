@@ -17,6 +17,8 @@ from plinth.monitoring.performance import Period
 from plinth.monitoring.style import CSS
 from plinth.monitoring.trigger import Decision
 
+MONTH = np.timedelta64(1, "M")
+
 
 def write(assessment: Assessment, path: Path, decision: Decision | None = None) -> None:
     """Write the report; a file that is there is replaced whole.
@@ -179,7 +181,9 @@ def _day_ticks(first: float, last: float) -> list[tuple[float, str]]:
     start = np.datetime64(int(first), "D")
     days = int(last - first)
     if days > 70:
-        months = np.arange(start.astype("datetime64[M]") + 1, np.datetime64(int(last), "D").astype("datetime64[M]") + 1)
+        months = np.arange(
+            start.astype("datetime64[M]") + MONTH, np.datetime64(int(last), "D").astype("datetime64[M]") + MONTH
+        )
         months = months[:: max(1, len(months) // 8)]
         return [(float(m.astype("datetime64[D]").astype(int)), str(m)) for m in months]
     step = max(1, days // 5)
