@@ -41,7 +41,7 @@ check: $(STAMP) ## Lint, types, floors, locks: everything that needs no run
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tools/lock.py --check
+	UV="$(UV)" $(BIN)/python tools/lock.py --check
 
 bench: $(STAMP) ## Measure side by side and write docs/benchmarks.md
 	@$(BIN)/python tools/bench.py
