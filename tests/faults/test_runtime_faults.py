@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -254,6 +255,8 @@ def test_ctrl_c_in_the_foreground_stops_everything(platform, tmp_path, number):
     command = [sys.executable, "-c", FOREGROUND, str(tmp_path), given]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        readable, _, _ = select.select([process.stdout], [], [], 60)
+        assert readable, "nothing was said within a minute"
         assert "Ctrl-C" in process.stdout.readline()
         process.send_signal(number)
         assert process.wait(30) == 0

@@ -150,6 +150,7 @@ def _table(out: Output, found: Status) -> None:
 def _stay(platform: Platform, out: Output) -> None:
     """Say what changes until Ctrl-C (or SIGTERM, or the terminal's end), then stop everything."""
     import signal
+    import sys
     import threading
 
     from plinth.runtime import embedded
@@ -158,6 +159,7 @@ def _stay(platform: Platform, out: Output) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())
     out.text("running; Ctrl-C stops it")
+    sys.stdout.flush()  # whoever reads a pipe waits for this line
     before = {item.name: (item.health, item.pid) for item in embedded.status(platform).services}
     while not over.wait(2.0):
         if not embedded.running(platform):
