@@ -120,6 +120,13 @@ def training_frame(
     )
 
 
+def flights_of(rows: pd.DataFrame) -> list[Flight]:
+    """The flights of `entity_rows`, as a request would name them."""
+    tails = [tail if isinstance(tail, str) else None for tail in rows["tailnum"]]
+    fields = zip(rows["carrier"], rows["flight"], rows["origin"], rows["dest"], tails, rows["scheduled"], strict=True)
+    return [Flight(c, int(n), o, d, t, datetime.fromtimestamp(at, UTC)) for c, n, o, d, t, at in fields]
+
+
 def skew_report(
     store: FeatureStore, lake: Path, start: date, end: date, *, stretches: int = 3, hours: int = 8, seed: int = 0
 ) -> SkewReport:
@@ -133,9 +140,7 @@ def skew_report(
     rows = entity_rows(lake, start, end)
     sampled = sample(store, rows, stretches=stretches, hours=hours, seed=seed)
     rows = rows.iloc[sampled.positions]
-    tails = [tail if isinstance(tail, str) else None for tail in rows["tailnum"]]
-    fields = zip(rows["carrier"], rows["flight"], rows["origin"], rows["dest"], tails, rows["scheduled"], strict=True)
-    flights = [Flight(c, int(n), o, d, t, datetime.fromtimestamp(at, UTC)) for c, n, o, d, t, at in fields]
+    flights = flights_of(rows)
     text = {name: rows[name].to_numpy().astype(np.str_) for name in ("carrier", "origin", "dest")}
     scheduled = rows["scheduled"].to_numpy(np.int64)
     return compare(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flight_delays.request import LATE_MINUTES, LEAD_TIME
+from flight_delays.request import LATE_MINUTES, LEAD_TIME, midnight
 from plinth.errors import Unavailable
 from plinth.features.port import FeatureStore
 
@@ -88,7 +88,7 @@ class Replay:
 
     def prepare(self, day: date) -> None:
         """Empty the online store and fill it with what was known before `day` began."""
-        start = _midnight(day)
+        start = midnight(day)
         self._store.clear_online()
         self._store.materialize(start - WARM_UP, start)
 
@@ -100,7 +100,7 @@ class Replay:
         """
         flights = list(self._flights(day))
         for hour in range(24):
-            now = _midnight(day) + timedelta(hours=hour)
+            now = midnight(day) + timedelta(hours=hour)
             self._store.advance(now)
             due = [flight for slot, flight in flights if slot == int(now.timestamp())]
             if due:
@@ -134,7 +134,7 @@ class Replay:
         return 0
 
     def _flights(self, day: date) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = self._db.execute(_DUE, [_midnight(day), _midnight(day + timedelta(days=1))]).fetchall()
+        rows = self._db.execute(_DUE, [midnight(day), midnight(day + timedelta(days=1))]).fetchall()
         for slot, carrier, number, origin, dest, tailnum, departure in rows:
             yield (
                 slot,
@@ -171,7 +171,7 @@ class Replay:
         )
 
     def _deliver(self, day: date) -> None:
-        window = [_midnight(day), _midnight(day + timedelta(days=1))]
+        window = [midnight(day), midnight(day + timedelta(days=1))]
         table: pa.Table = self._db.sql(_KNOWN, params=window).to_arrow_table()
         if table.num_rows:
             self._labels.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,3 @@ class Replay:
             pq.write_table(table, partial)
             partial.rename(self._labels / f"{day}.parquet")
             self.totals.labels += table.num_rows
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

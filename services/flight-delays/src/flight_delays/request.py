@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 LEAD_TIME = timedelta(hours=2)
 """The prediction is made this long before the scheduled departure."""
@@ -46,6 +46,11 @@ class Flight:
 def flight_id(carrier: str, flight: int, origin: str, scheduled_departure: datetime) -> str:
     """`UA1545-EWR-20130101T1015Z`: unique in the data, because it carries the scheduled departure in UTC."""
     return f"{carrier}{flight}-{origin}-{scheduled_departure.astimezone(UTC):%Y%m%dT%H%MZ}"
+
+
+def midnight(day: date) -> datetime:
+    """The beginning of a UTC day."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def prediction_time(scheduled_departure: datetime) -> datetime:

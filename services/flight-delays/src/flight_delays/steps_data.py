@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -188,22 +187,10 @@ def check_skew(context: Context, joined: Joined, tables: tuple[FileRef, ...], wi
     rows = rows[rows["arr_delay"].notna()].reset_index(drop=True)
     keys = ["carrier", "origin", "dest", "line", "tailnum", "event_timestamp"]
     taken = sample(context.ports.features(context.product), rows[keys], stretches=2, hours=8)
-    chosen = rows.iloc[taken.positions]
-    flights = [_flight(row) for row in chosen.itertuples()]
+    flights = dataset.flights_of(rows.iloc[taken.positions])
     place = {flight_id: row for row, flight_id in enumerate(frame.flight_id.tolist())}
     trained_on = frame.matrix[[place[flight.flight_id] for flight in flights]]
     served = vector.assemble(flights, taken.online.values)
     report = compare(served, trained_on, vector.FEATURES, entities=[flight.flight_id for flight in flights])
     artifact("skew", table=report.as_evidence()["differences"] or [{"rows": report.rows, "differences": "none"}])
     return Skew(report.rows, report.max_difference)
-
-
-def _flight(row: Any) -> request.Flight:
-    return request.Flight(
-        carrier=row.carrier,
-        flight=int(row.flight),
-        origin=row.origin,
-        dest=row.dest,
-        tailnum=row.tailnum if isinstance(row.tailnum, str) else None,
-        scheduled_departure=datetime.fromtimestamp(row.scheduled, UTC),
-    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flight_delays.request import midnight
 from flight_delays.steps_data import Joined, load_frame
 from flight_delays.training import Baseline, Window
 from plinth.governance.code import code_ref
@@ -35,7 +36,7 @@ LATE_LABELS = timedelta(days=3)
 
 def replay_log(platform: Platform, product: Product, until: date) -> Labelled:
     """Every prediction of the replay up to `until`, with the outcomes that were delivered."""
-    end = _midnight(until)
+    end = midnight(until)
     folder = platform.settings.product_dir(product.name)
     return LogReader(folder, datetime(2013, 1, 1, tzinfo=UTC), end).labelled(end + LATE_LABELS)
 
@@ -103,10 +104,6 @@ def save(platform: Platform, product: str, summary: dict[str, Any]) -> Path:
     partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
     return path
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _frame(folder: Path) -> TrainingFrame:

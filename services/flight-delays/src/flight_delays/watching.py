@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flight_delays.request import midnight
 from plinth.core.products import Product, seconds
 from plinth.errors import NotFound
 from plinth.ledger.store import Event, Ledger
@@ -48,14 +49,14 @@ class Watch:
 
     def cooling_down(self, as_of: date) -> bool:
         """Whether a trigger of this replay still holds any other back at the start of `as_of`."""
-        now = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+        now = midnight(as_of)
         last = last_trigger(self._events, self._product.name, now)
         return last is not None and now - last < timedelta(seconds=seconds(self._product.monitoring.cool_down))
 
     def daily(self, as_of: date) -> Decision:
         """Calibration of the serving release over the trailing window, judged at the start of `as_of` (UTC)."""
         bounds = self._product.monitoring
-        now = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
+        now = midnight(as_of)
         days = seconds(bounds.calibration_window) // 86_400
         end = performance.mature_end(np.datetime64(as_of, "us"))
         serving = self._platform.ledger.current(self._product.name)
@@ -76,7 +77,7 @@ class Watch:
             seen = self.assess(serving.digest, start, end)
         except NotFound:
             return None, None
-        now = datetime(end.year, end.month, end.day, tzinfo=UTC)
+        now = midnight(end)
         signals = Signals(drift=seen.drift)
         return seen, trigger(self._events, self._product.name, signals, self._product.monitoring, now)
 
@@ -88,7 +89,7 @@ class Watch:
         """
         manifest = self._platform.ledger.release(release).manifest
         reference = Reference.load(self._platform.artifacts.path(manifest.artifacts[FILE]))
-        first, last = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in (start, end))
+        first, last = midnight(start), midnight(end)
         return assess(
             self._product, self._folder, release, reference, start=first, end=last, as_of=last + timedelta(days=2)
         )
