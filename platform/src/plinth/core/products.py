@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from plinth.core.durations import Duration
 from plinth.core.gates import Gate
+from plinth.core.rollout_policy import RolloutPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=50)]
 RelativePath = Annotated[
@@ -17,15 +19,7 @@ RelativePath = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Duration = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[smhdw]$")]
 EntryPoint = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-def seconds(duration: str) -> int:
-    """A duration such as `28d` or `30m` in seconds."""
-    return int(duration[:-1]) * SECONDS[duration[-1]]
 
 
 class Frozen(BaseModel):
@@ -69,6 +63,7 @@ class Budget(Frozen):
 
     monthly: float = Field(ge=0)
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = Field(description="ISO 4217 code.")
+    core_hour: float = Field(0.05, ge=0, description="Price of one core for an hour, for the cost of a request.")
 
 
 class Pipeline(Frozen):
@@ -91,6 +86,9 @@ class Serving(Frozen):
     port: int = Field(ge=1024, le=65535, description="Port in the embedded profile.")
     max_batch: int = Field(512, ge=1, description="Instances a request may carry.")
     max_body_bytes: int = Field(1_000_000, ge=1024, description="Largest request body.")
+    traffic: EntryPoint | None = Field(
+        None, description="Requests for drills: function from the platform to request bodies, package.module:function."
+    )
 
 
 class Model(Frozen):
@@ -135,6 +133,7 @@ class Product(Frozen):
     serving: Serving
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
     monitoring: Monitoring
+    rollout: RolloutPolicy | None = Field(None, description="How releases reach all traffic; default by tier.")
     demo: EntryPoint | None = Field(None, description="A story that shows the product at work: `plinth demo NAME`.")
 
     @field_validator("service_levels", "pipelines")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from plinth.core.products import Product, seconds
+from plinth.core.durations import seconds
+from plinth.core.products import Product
 from plinth.errors import InvalidInput
 from plinth.monitoring import performance
 from plinth.monitoring.drift import Drift, drift

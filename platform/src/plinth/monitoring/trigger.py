@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from plinth.core.products import Monitoring, seconds
+from plinth.core.durations import seconds
+from plinth.core.products import Monitoring
 from plinth.errors import InvalidInput
 from plinth.monitoring.drift import Drift
 from plinth.monitoring.performance import Calibration

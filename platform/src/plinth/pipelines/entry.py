@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from plinth.core.products import Pipeline, Product, seconds
+from plinth.core.durations import seconds
+from plinth.core.products import Pipeline, Product
 from plinth.errors import InvalidInput, NotFound
 from plinth.pipelines.hints import hints
 from plinth.pipelines.port import PipelineFunction, Runner, RunResult, StepListener

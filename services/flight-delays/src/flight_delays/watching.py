@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flight_delays.request import midnight
-from plinth.core.products import Product, seconds
+from plinth.core.durations import seconds
+from plinth.core.products import Product
 from plinth.errors import NotFound
 from plinth.ledger.store import Event, Ledger
 from plinth.monitoring import performance

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from plinth.core.products import Product, ServiceLevel, json_schema, seconds
+from plinth.core.durations import seconds
+from plinth.core.products import Product, ServiceLevel, json_schema
 
 ROOT = Path(__file__).parents[4]
 MANIFEST = yaml.safe_load((ROOT / "services" / "flight-delays" / "product.yaml").read_text())
