@@ -14,14 +14,27 @@ from plinth.errors import Conflict, Corrupt, Unavailable
 
 # How long a writer waits for another writer before it says so. Ledger transactions take milliseconds.
 BUSY_SECONDS = 5.0
-HEAD = "0001"  # the newest revision in migrations/versions; a test holds it there
+HEAD = "0002"  # the newest revision in migrations/versions; a test holds it there
+
+
+NOT_MIGRATED = "run any `plinth` command that writes (for example `plinth release list`): it creates the ledger"
 
 
 def make_engine(url: str) -> sa.Engine:
     """An engine for `url`; SQLite gets WAL, foreign keys and a bounded wait for locks."""
     parsed = sa.engine.make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        return sa.create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_timeout=BUSY_SECONDS,
+            connect_args={
+                "connect_timeout": int(BUSY_SECONDS),
+                # A lock that is not given in time, or a server that went silent, is an error and not a hang.
+                "options": f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={BUSY_SECONDS * 2:.0f}s",
+                "tcp_user_timeout": int(BUSY_SECONDS * 1000),
+            },
+        )
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
@@ -63,8 +76,15 @@ def translated(where: str) -> Iterator[None]:
         elif "full" in message or "disk I/O" in message:
             hint = "free disk space; nothing was changed"
         elif "no such table" in message:
-            hint = "run any `plinth` command that writes (for example `plinth release list`): it creates the ledger"
+            hint = NOT_MIGRATED
         raise Unavailable(f"the ledger cannot be used: {message}", where=where, hint=hint) from error
+    except sa.exc.TimeoutError as error:
+        raise Unavailable(
+            "the ledger cannot be used: every connection is taken", where=where, hint="retry when others are done"
+        ) from error
+    except sa.exc.ProgrammingError as error:
+        message = str(error.orig).splitlines()[0]
+        raise Unavailable(f"the ledger cannot be used: {message}", where=where, hint=NOT_MIGRATED) from error
     except sa.exc.DatabaseError as error:
         raise Corrupt(
             f"the ledger's database is damaged: {error.orig}", where=where, hint="restore it from a backup"
@@ -92,8 +112,13 @@ def migrate(engine: sa.Engine) -> None:
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if _revision(engine) != HEAD:
-                with engine.begin() as connection:
-                    _upgrade(connection)
+                with engine.connect() as connection:
+                    # A table that others refer to is changed by making it anew, which SQLite allows only unchecked; the
+                    # switch does nothing inside a transaction, so it comes before, and the connection goes after.
+                    connection.connection.execute("PRAGMA foreign_keys=OFF")
+                    with connection.begin():
+                        _upgrade(connection)
+                    connection.invalidate()
 
 
 def _revision(engine: sa.Engine) -> str | None:

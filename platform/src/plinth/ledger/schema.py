@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -28,7 +30,7 @@ release = Table(
     Column("manifest", Text, nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("created_by", String(200), nullable=False),
-    CheckConstraint("status IN ('accepted', 'rejected')", name="release_status"),
+    CheckConstraint("status IN ('accepted', 'rejected', 'drill', 'retired')", name="release_status"),
     Index("release_product", "product", "created_at"),
 )
 
@@ -42,7 +44,8 @@ serving = Table(
     Column("since", String(32), nullable=False),
 )
 
-# Every generation a product ever had. A rollback is a new generation that points at an old release.
+# Every generation a product ever had. A rollback is a new generation that points at an old release; the start of a
+# rollout is one that points at what serves already.
 promotion = Table(
     "promotion",
     metadata,
@@ -55,7 +58,7 @@ promotion = Table(
     Column("reason", Text, nullable=False),
     Column("at", String(32), nullable=False),
     UniqueConstraint("product", "generation", name="promotion_generation"),
-    CheckConstraint("kind IN ('promote', 'rollback')", name="promotion_kind"),
+    CheckConstraint("kind IN ('promote', 'rollback', 'start')", name="promotion_kind"),
 )
 
 # Effects on other stores that a transaction here has decided and that still have to be carried out.
@@ -70,6 +73,79 @@ outbox = Table(
     Column("created_at", String(32), nullable=False),
     Column("done_at", String(32)),
     UniqueConstraint("product", "generation", "effect", name="outbox_effect"),
+)
+
+# Every rollout: its plan, where it is (the columns of core.rollouts.State), and `revision`, its compare-and-swap.
+rollout = Table(
+    "rollout",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("product", String(50), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("candidate", String(64), ForeignKey("release.digest"), nullable=False),
+    Column("serving", String(64), ForeignKey("release.digest"), nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("policy", String(64), nullable=False),
+    Column("phase", String(12), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("baked", Float, nullable=False),
+    Column("waited", Float, nullable=False),
+    Column("resumes", String(12)),
+    Column("active", Boolean, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("verdicts", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_by", String(200), nullable=False),
+    Column("started_at", String(32), nullable=False),
+    Column("changed_at", String(32), nullable=False),
+    Column("ended_at", String(32)),
+    UniqueConstraint("product", "generation", name="rollout_generation"),
+    CheckConstraint(
+        "phase IN ('waiting', 'shadow', 'canary', 'full', 'paused', 'promoting', 'done', 'aborting', 'rolled-back')",
+        name="rollout_phase",
+    ),
+    Index("rollout_product", "product", "active"),
+)
+
+# What the gates said when a rollout moved, with the evidence: one row a gate and decision.
+verdict = Table(
+    "verdict",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("rollout", Integer, ForeignKey("rollout.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("phase", String(12), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("gate", String(50), nullable=False),
+    Column("outcome", String(15), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", Text, nullable=False),
+    UniqueConstraint("rollout", "revision", "gate", name="verdict_once"),
+)
+
+# Who approved which release under which rollout policy. Another digest or another policy, and it counts no more.
+approval = Table(
+    "approval",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("product", String(50), nullable=False),
+    Column("digest", String(64), ForeignKey("release.digest"), nullable=False),
+    Column("policy", String(64), nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", String(32), nullable=False),
+    UniqueConstraint("product", "digest", "policy", "actor", name="approval_once"),
+)
+
+# Who acts. `token` grows with every holder and fences the one before; `beat` shows that the holder lives.
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String(50), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("beat", Integer, nullable=False),
 )
 
 audit = Table(

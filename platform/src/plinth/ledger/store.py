@@ -11,22 +11,28 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from plinth.core.failpoints import failpoint
 from plinth.core.releases import ReleaseManifest
 from plinth.errors import Conflict, InvalidInput, NotFound, RefusedByPolicy
 from plinth.ledger import audit as chain
 from plinth.ledger import schema
 from plinth.ledger.database import make_engine, migrate, translated
 
-Kind = Literal["promote", "rollback"]
+Kind = Literal["promote", "rollback", "start"]
+Status = Literal["accepted", "rejected", "drill", "retired"]
 
 
 @dataclass(frozen=True)
 class ReleaseRecord:
-    """A release as the ledger keeps it."""
+    """A release as the ledger keeps it.
+
+    `status`: accepted or rejected by its gates; drill: made to fail, and never to serve all traffic; retired: its
+    artefacts were collected.
+    """
 
     digest: str
     product: str
-    status: Literal["accepted", "rejected"]
+    status: Status
     manifest: ReleaseManifest
     created_at: str
     created_by: str
@@ -99,13 +105,15 @@ class Ledger:
     # Transactions -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that writes: all of it or nothing. For the rooms of the ledger only."""
         self._ensure_schema()
         with translated(self._where), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that reads one state. For the rooms of the ledger only."""
         self._ensure_schema()
         with translated(self._where), self.engine.connect().execution_options(read_only=True) as connection:
             yield connection
@@ -121,15 +129,21 @@ class Ledger:
 
     # Releases ---------------------------------------------------------------------------------------------------
 
-    def register_release(self, manifest: ReleaseManifest, actor: str) -> str:
+    def register_release(self, manifest: ReleaseManifest, actor: str, *, drill: bool = False) -> str:
         """Keep a release; accepted when all its gates passed, rejected otherwise. Registering twice is one effect.
+
+        Args:
+            manifest: What it pins.
+            actor: Who made it.
+            drill: It is made to fail in a drill: whatever its gates say, it can never be promoted.
 
         Returns:
             The digest.
         """
         digest = manifest.digest
-        status = "accepted" if manifest.accepted else "rejected"
-        with self._write() as connection:
+        status: Status = "drill" if drill else "accepted" if manifest.accepted else "rejected"
+        failpoint("release.register")
+        with self.write() as connection:
             known = connection.execute(sa.select(schema.release.c.digest).where(schema.release.c.digest == digest))
             if known.first() is not None:
                 return digest
@@ -144,7 +158,7 @@ class Ledger:
                 )
             )
             failed = [verdict.gate for verdict in manifest.failed_gates()]
-            self._audit(connection, actor, "release.register", digest, {"status": status, "failed_gates": failed})
+            self.seal(connection, actor, "release.register", digest, {"status": status, "failed_gates": failed})
         return digest
 
     def release(self, digest: str) -> ReleaseRecord:
@@ -159,7 +173,7 @@ class Ledger:
                 f"{digest!r} is no release digest", hint="give at least 6 hexadecimal characters of a digest"
             )
         table = schema.release
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(sa.select(table).where(table.c.digest.startswith(digest)).limit(2)).all()
         if not rows:
             raise NotFound(f"no release {digest}", where=self._where, hint="`plinth release list PRODUCT` names them")
@@ -171,14 +185,14 @@ class Ledger:
         """The product's releases, newest first."""
         table = schema.release
         query = sa.select(table).where(table.c.product == product).order_by(table.c.created_at.desc())
-        with self._read() as connection:
+        with self.read() as connection:
             return [_release_record(row) for row in connection.execute(query)]
 
     # What serves ------------------------------------------------------------------------------------------------
 
     def current(self, product: str) -> Serving | None:
         """What the product serves now; None before the first promotion."""
-        with self._read() as connection:
+        with self.read() as connection:
             row = connection.execute(sa.select(schema.serving).where(schema.serving.c.product == product)).first()
         return None if row is None else Serving(row.product, row.digest, row.generation, row.since)
 
@@ -186,7 +200,7 @@ class Ledger:
         """Every generation of the product, newest first."""
         table = schema.promotion
         query = sa.select(table).where(table.c.product == product).order_by(table.c.generation.desc())
-        with self._read() as connection:
+        with self.read() as connection:
             return [
                 Promotion(row.generation, row.digest, row.kind, row.actor, row.reason, row.at)
                 for row in connection.execute(query)
@@ -213,57 +227,126 @@ class Ledger:
             kind: `rollback` demands that the release served before.
 
         Raises:
-            Conflict: Somebody else promoted since.
-            RefusedByPolicy: The release was rejected by its gates, belongs to another product, or (rollback) never
-                served.
+            Conflict: Somebody else promoted since, or (promote) a rollout is running.
+            RefusedByPolicy: The release was rejected by its gates, belongs to another product, was made for a drill or
+                retired, or (rollback) never served.
+            NotFound: No such release.
+        """
+        record = self.promotable(product, digest)
+        failpoint("promote.begin")
+        with self.write() as connection:
+            if kind == "rollback":
+                self._must_have_served(connection, product, record.digest)
+            serving = self.swap(
+                connection, product, record.digest, expected_generation, actor=actor, reason=reason, kind=kind
+            )
+            self._end_rollout(connection, product, kind, reason)
+            failpoint("promote.before-commit")
+        failpoint("promote.after-commit")
+        return serving
+
+    def promotable(self, product: str, digest: str, *, drill: bool = False) -> ReleaseRecord:
+        """The release, if it may serve the product (with `drill`, if it may be drilled with).
+
+        Raises:
+            RefusedByPolicy: Rejected by its gates, a drill's, retired, or of another product.
             NotFound: No such release.
         """
         record = self.release(digest)
         if record.product != product:
             raise RefusedByPolicy(f"release {digest[:12]} belongs to {record.product}, not {product}", where=product)
-        if record.status != "accepted":
+        if record.status == "rejected":
             failed = ", ".join(verdict.gate for verdict in record.manifest.failed_gates()) or "no gate has judged it"
             raise RefusedByPolicy(
                 f"release {digest[:12]} was rejected by its gates: {failed}",
                 where=product,
                 hint=f"`plinth release show {digest[:12]}` has the evidence; train a better candidate",
             )
-        at, generation = now(), expected_generation + 1
-        with self._write() as connection:
-            if kind == "rollback":
-                self._must_have_served(connection, product, record.digest)
-            self._swap(connection, product, record.digest, expected_generation, at)
-            change = {"product": product, "generation": generation, "digest": record.digest}
-            connection.execute(schema.promotion.insert().values(**change, kind=kind, actor=actor, reason=reason, at=at))
-            connection.execute(
-                schema.outbox.insert().values(
-                    product=product,
-                    generation=generation,
-                    effect="registry-alias",
-                    payload=json.dumps({"digest": record.digest}),
-                    created_at=at,
-                )
+        if record.status == "retired":
+            raise RefusedByPolicy(
+                f"the artefacts of release {digest[:12]} were collected",
+                where=product,
+                hint="run the pipeline again: the same data and code make the same release",
             )
-            payload = {"generation": generation, "digest": record.digest, "reason": reason}
-            self._audit(connection, actor, f"release.{kind}", product, payload)
-        return Serving(product, record.digest, generation, at)
+        if (record.status == "drill") != drill:
+            what = "was made to fail in a drill" if record.status == "drill" else "is a real one, not a drill's"
+            raise RefusedByPolicy(
+                f"release {digest[:12]} {what}", where=product, hint="`plinth rollout drill` makes them"
+            )
+        return record
 
-    def _swap(self, connection: sa.Connection, product: str, digest: str, expected: int, at: str) -> None:
+    def swap(
+        self,
+        connection: sa.Connection,
+        product: str,
+        digest: str,
+        expected: int,
+        *,
+        actor: str,
+        reason: str,
+        kind: Kind,
+    ) -> Serving:
+        """Move the product to generation `expected` + 1 within a transaction: compare-and-swap, history, outbox, audit.
+
+        For the rooms of the ledger only: it does not ask whether the release may serve.
+
+        Raises:
+            Conflict: The product is not at generation `expected`.
+        """
+        at, generation = now(), expected + 1
         table = schema.serving
         if expected == 0:
             # A first promotion that lost the race breaks the primary key: translated into Conflict.
             connection.execute(table.insert().values(product=product, digest=digest, generation=1, since=at))
-            return
-        swapped = connection.execute(
-            table.update()
-            .where(table.c.product == product, table.c.generation == expected)
-            .values(digest=digest, generation=expected + 1, since=at)
+        else:
+            swapped = connection.execute(
+                table.update()
+                .where(table.c.product == product, table.c.generation == expected)
+                .values(digest=digest, generation=generation, since=at)
+            )
+            if swapped.rowcount != 1:
+                raise Conflict(
+                    f"{product} is no longer at generation {expected}: somebody else promoted or rolled back",
+                    where=self._where,
+                    hint=f"`plinth release list {product}` shows what serves now; decide again",
+                )
+        change = {"product": product, "generation": generation, "digest": digest}
+        connection.execute(schema.promotion.insert().values(**change, kind=kind, actor=actor, reason=reason, at=at))
+        connection.execute(
+            schema.outbox.insert().values(
+                product=product,
+                generation=generation,
+                effect="registry-alias",
+                payload=json.dumps({"digest": digest}),
+                created_at=at,
+            )
         )
-        if swapped.rowcount != 1:
+        action = "rollout.start" if kind == "start" else f"release.{kind}"
+        self.seal(connection, actor, action, product, {"generation": generation, "digest": digest, "reason": reason})
+        return Serving(product, digest, generation, at)
+
+    def _end_rollout(self, connection: sa.Connection, product: str, kind: Kind, reason: str) -> None:
+        """A rollback goes past a running rollout and ends it; a promotion does not.
+
+        Raises:
+            Conflict: A rollout is running and this is no rollback.
+        """
+        table = schema.rollout
+        running = sa.and_(table.c.product == product, table.c.active)
+        if kind == "rollback":
+            connection.execute(
+                table.update()
+                .where(running)
+                .values(
+                    phase="aborting", active=False, resumes=None, changed_at=now(), revision=table.c.revision + 1,
+                    reason=f"overtaken by a rollback: {reason}",
+                )
+            )  # fmt: skip
+        elif connection.execute(sa.select(table.c.id).where(running)).first() is not None:
             raise Conflict(
-                f"{product} is no longer at generation {expected}: somebody else promoted or rolled back",
+                f"a rollout of {product} is running",
                 where=self._where,
-                hint=f"`plinth release list {product}` shows what serves now; decide again",
+                hint=f"`plinth rollout status {product}`; `plinth rollout abort {product}` ends it",
             )
 
     def _must_have_served(self, connection: sa.Connection, product: str, digest: str) -> None:
@@ -284,7 +367,7 @@ class Ledger:
         """Effects on other stores that are decided and not done, oldest first."""
         table = schema.outbox
         query = sa.select(table).where(table.c.product == product, table.c.done_at.is_(None)).order_by(table.c.id)
-        with self._read() as connection:
+        with self.read() as connection:
             return [
                 Effect(row.id, row.product, row.generation, row.effect, json.loads(row.payload))
                 for row in connection.execute(query)
@@ -293,20 +376,21 @@ class Ledger:
     def effect_done(self, effect: Effect, actor: str) -> None:
         """Record that an effect was carried out (once)."""
         table = schema.outbox
-        with self._write() as connection:
+        failpoint("effect.before-done")
+        with self.write() as connection:
             done = connection.execute(
                 table.update().where(table.c.id == effect.id, table.c.done_at.is_(None)).values(done_at=now())
             )
             if done.rowcount == 1:
                 payload = {"generation": effect.generation, **effect.payload}
-                self._audit(connection, actor, f"effect.{effect.effect}", effect.product, payload)
+                self.seal(connection, actor, f"effect.{effect.effect}", effect.product, payload)
 
     # Audit and events -------------------------------------------------------------------------------------------
 
     def append_audit(self, actor: str, action: str, subject: str, payload: dict[str, Any]) -> None:
         """Add an entry to the audit chain."""
-        with self._write() as connection:
-            self._audit(connection, actor, action, subject, payload)
+        with self.write() as connection:
+            self.seal(connection, actor, action, subject, payload)
 
     def audit(self, limit: int | None = None, subject: str | None = None) -> list[chain.AuditEntry]:
         """Audit entries, oldest first; with `limit`, the newest so many."""
@@ -316,7 +400,7 @@ class Ledger:
             query = query.where(table.c.subject == subject)
         if limit is not None:
             query = query.limit(limit)
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(query).all()
         return [
             chain.AuditEntry(
@@ -328,7 +412,7 @@ class Ledger:
     def broken_entry(self) -> int | None:
         """Number of the first audit entry that was edited, removed or cut off; None when the chain is whole."""
         head = schema.audit_head
-        with self._read() as connection:
+        with self.read() as connection:
             end = connection.execute(sa.select(head).where(head.c.id == 1)).one()
         entries = self.audit()
         broken = chain.first_broken(entries)
@@ -339,7 +423,8 @@ class Ledger:
             return (last.seq if last else 0) + 1
         return None
 
-    def _audit(self, connection: sa.Connection, actor: str, action: str, subject: str, payload: dict[str, Any]) -> None:
+    def seal(self, connection: sa.Connection, actor: str, action: str, subject: str, payload: dict[str, Any]) -> None:
+        """Add an entry to the audit chain within a transaction. For the rooms of the ledger only."""
         head = schema.audit_head
         # The update takes the row's lock first, so that two writers cannot both extend the same end.
         connection.execute(head.update().where(head.c.id == 1).values(seq=head.c.seq + 1))
@@ -361,7 +446,7 @@ class Ledger:
 
     def record_event(self, product: str, kind: str, payload: dict[str, Any], *, at: str | None = None) -> None:
         """Keep a fact, such as a lineage event or a retraining trigger. `at` defaults to now (UTC, ISO 8601)."""
-        with self._write() as connection:
+        with self.write() as connection:
             connection.execute(
                 schema.event.insert().values(product=product, kind=kind, at=at or now(), payload=json.dumps(payload))
             )
@@ -372,7 +457,7 @@ class Ledger:
         query = (
             sa.select(table).where(table.c.product == product, table.c.kind == kind).order_by(table.c.at, table.c.id)
         )
-        with self._read() as connection:
+        with self.read() as connection:
             return [Event(row.at, json.loads(row.payload)) for row in connection.execute(query)]
 
 

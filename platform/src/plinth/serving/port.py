@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from plinth.core.routes import Route
+
 FloatMatrix = NDArray[np.float32]
 
 
@@ -119,6 +121,38 @@ class ReleaseSource(Protocol):
         Raises:
             NotFound, Corrupt: The release or one of its artefacts is missing or damaged.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one running copy of a product's service says it does.
+
+    Attributes:
+        where: Its address.
+        route: The route it applies, None while it serves nothing.
+        loaded: Digests of the releases it holds in memory.
+        problem: Why it does not apply what the ledger wants, or why it does not answer; "" when it is well.
+    """
+
+    where: str
+    route: Route | None
+    loaded: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class Backend(Protocol):
+    """What a route is applied on: the product's own services, KServe, a gateway."""
+
+    def apply(self, product: str, route: Route) -> None:
+        """Make the product's traffic follow the route. Idempotent by `route.order`; an older one than the applied is refused.
+
+        Raises:
+            Conflict: A newer route is applied.
+            Unavailable: The backend cannot be reached.
+        """
+
+    def observe(self, product: str) -> Sequence[Observation]:
+        """What every running copy of the product's service says. Never raises for a copy that does not answer."""
 
 
 class Observer(Protocol):
