@@ -144,7 +144,7 @@ class Backend(Protocol):
     """What a route is applied on: the product's own services, KServe, a gateway."""
 
     def apply(self, product: str, route: Route) -> None:
-        """Make the product's traffic follow the route. Idempotent by `route.order`; an older one than the applied is refused.
+        """Make the product's traffic follow the route. Idempotent by `route.order`; an older route is refused.
 
         Raises:
             Conflict: A newer route is applied.
