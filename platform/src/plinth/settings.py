@@ -40,6 +40,13 @@ class Settings(BaseSettings):
     )
     traces: bool = Field(True, description="Export OpenTelemetry traces to MLflow's OTLP endpoint.")
     trace_sample: float = Field(0.01, ge=0, le=1, description="Share of requests whose trace is exported.")
+    signals: Literal["log", "prometheus"] = Field(
+        "log", description="Where rollouts read what each release did: the request log, or a Prometheus server."
+    )
+    prometheus_url: str = Field(
+        "http://127.0.0.1:9090", description="Address of the Prometheus server, read when signals is prometheus."
+    )
+    failpoint: str = Field("", description="For tests only: NAME:kill or NAME:stop, where this process is to die.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the structured logs.")
     actor: str = Field("", description="Who acts, for the audit log; default the operating system's user.")
 

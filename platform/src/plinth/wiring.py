@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from plinth.core import failpoints
 from plinth.core.products import Product
 from plinth.errors import InvalidInput, MissingExtra, NotFound
 from plinth.ledger.artifacts import ArtifactStore
@@ -87,6 +88,8 @@ class Platform:
     """The ports of one profile."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.failpoint:
+            failpoints.arm(settings.failpoint)
         self.settings = settings
 
     @classmethod
