@@ -6,7 +6,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "platform" / "src" / "plinth"
 TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
-    "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "pyarrow",
+    "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg", "pyarrow",
     "sqlalchemy", "supervisor", "uvicorn",
 )  # fmt: skip
 ELSEWHERE = {
@@ -18,6 +18,8 @@ ELSEWHERE = {
     "features/advance.py": {"feast", "pyarrow"},  # rows for feast.py's online store, from Parquet
     "features/slices.py": {"pyarrow"},  # tables for feast.py's join
     "ledger/database.py": {"sqlalchemy", "alembic"},  # the ledger is SQL
+    "ledger/leases.py": {"sqlalchemy"},
+    "ledger/rollouts.py": {"sqlalchemy"},
     "ledger/schema.py": {"sqlalchemy"},
     "ledger/store.py": {"sqlalchemy"},
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object

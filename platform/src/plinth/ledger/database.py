@@ -10,10 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from plinth.errors import Conflict, Corrupt, Unavailable
+from plinth.errors import Conflict, Corrupt, MissingExtra, Unavailable
 
 # How long a writer waits for another writer before it says so. Ledger transactions take milliseconds.
 BUSY_SECONDS = 5.0
+WRITER_LOCK, MIGRATION_LOCK = 7116416, 7116415  # PostgreSQL's advisory locks
 HEAD = "0002"  # the newest revision in migrations/versions; a test holds it there
 
 
@@ -21,20 +22,14 @@ NOT_MIGRATED = "run any `plinth` command that writes (for example `plinth releas
 
 
 def make_engine(url: str) -> sa.Engine:
-    """An engine for `url`; SQLite gets WAL, foreign keys and a bounded wait for locks."""
+    """An engine for `url`; SQLite gets WAL, foreign keys and a bounded wait for locks, PostgreSQL bounded waits.
+
+    Raises:
+        MissingExtra: The URL is PostgreSQL's, and the driver is not installed.
+    """
     parsed = sa.engine.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(
-            parsed,
-            pool_pre_ping=True,
-            pool_timeout=BUSY_SECONDS,
-            connect_args={
-                "connect_timeout": int(BUSY_SECONDS),
-                # A lock that is not given in time, or a server that went silent, is an error and not a hang.
-                "options": f"-c lock_timeout={BUSY_SECONDS:.0f}s -c statement_timeout={BUSY_SECONDS * 2:.0f}s",
-                "tcp_user_timeout": int(BUSY_SECONDS * 1000),
-            },
-        )
+    if parsed.get_backend_name() == "postgresql":
+        return _postgres(parsed)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
@@ -55,6 +50,49 @@ def make_engine(url: str) -> sa.Engine:
     return engine
 
 
+def _postgres(url: sa.URL) -> sa.Engine:
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    try:
+        from plinth.ledger.psycopg import BoundedConnection
+    except ModuleNotFoundError as error:
+        raise MissingExtra("psycopg", "postgres") from error
+    # A lock that is not given in time, a server that went silent, or a writer that hangs in the middle of a transaction
+    # is an error and not a hang.
+    limits = {"lock": BUSY_SECONDS, "statement": BUSY_SECONDS * 2, "idle_in_transaction_session": BUSY_SECONDS * 2}
+    engine = sa.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_timeout=BUSY_SECONDS,
+        connect_args={
+            "connect_timeout": int(BUSY_SECONDS),
+            "options": " ".join(f"-c {name}_timeout={seconds:.0f}s" for name, seconds in limits.items()),
+            "tcp_user_timeout": int(BUSY_SECONDS * 1000),
+        },
+    )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> Any:
+        return BoundedConnection.connect(*args, **options)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # One writer at a time, as SQLite has it: every write ends in the audit chain anyway, and writers that come to
+        # that row with others locked in another order would be each other's deadlock.
+        if not connection.get_execution_options().get("read_only"):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+
+    return engine
+
+
+def reading(engine: sa.Engine) -> sa.Connection:
+    """A connection whose transaction sees one state of the database, and waits for no writer."""
+    connection = engine.connect()
+    if engine.dialect.name == "postgresql":
+        return connection.execution_options(read_only=True, isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return connection.execution_options(read_only=True)
+
+
 @contextmanager
 def translated(where: str) -> Iterator[None]:
     """Database errors as the platform's errors.
@@ -71,9 +109,9 @@ def translated(where: str) -> Iterator[None]:
     except sa.exc.OperationalError as error:
         message = str(error.orig)
         hint = "see that the database is reachable and its folder writable"
-        if "locked" in message:
+        if "locked" in message or "lock timeout" in message:
             hint = f"another process has held the database for over {BUSY_SECONDS:.0f} s; retry when it is done"
-        elif "full" in message or "disk I/O" in message:
+        elif "full" in message or "disk I/O" in message or "No space left" in message:
             hint = "free disk space; nothing was changed"
         elif "no such table" in message:
             hint = NOT_MIGRATED
@@ -85,6 +123,12 @@ def translated(where: str) -> Iterator[None]:
     except sa.exc.ProgrammingError as error:
         message = str(error.orig).splitlines()[0]
         raise Unavailable(f"the ledger cannot be used: {message}", where=where, hint=NOT_MIGRATED) from error
+    except (sa.exc.InterfaceError, sa.exc.InternalError) as error:
+        # PostgreSQL's driver: the connection was lost, or the server ended a transaction that idled.
+        message = str(error.orig).splitlines()[0]
+        raise Unavailable(
+            f"the ledger cannot be used: {message}", where=where, hint="look again, then retry"
+        ) from error
     except sa.exc.DatabaseError as error:
         raise Corrupt(
             f"the ledger's database is damaged: {error.orig}", where=where, hint="restore it from a backup"
@@ -106,7 +150,7 @@ def migrate(engine: sa.Engine) -> None:
             return
         if path is None:
             with engine.begin() as connection:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7116415)"))
+                connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
                 _upgrade(connection)
             return
         with path.with_suffix(".lock").open("w") as lock:
@@ -122,7 +166,7 @@ def migrate(engine: sa.Engine) -> None:
 
 
 def _revision(engine: sa.Engine) -> str | None:
-    with engine.connect().execution_options(read_only=True) as connection:
+    with reading(engine) as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
             return None
         return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()

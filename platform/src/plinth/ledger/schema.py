@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -104,7 +105,9 @@ rollout = Table(
         "phase IN ('waiting', 'shadow', 'canary', 'full', 'paused', 'promoting', 'done', 'aborting', 'rolled-back')",
         name="rollout_phase",
     ),
-    Index("rollout_product", "product", "active"),
+    Index("rollout_product", "product"),
+    # Of a product's rollouts one is active at most, whoever writes.
+    Index("rollout_active", "product", unique=True, sqlite_where=text("active"), postgresql_where=text("active")),
 )
 
 # What the gates said when a rollout moved, with the evidence: one row a gate and decision.

@@ -16,7 +16,7 @@ from plinth.core.releases import ReleaseManifest
 from plinth.errors import Conflict, InvalidInput, NotFound, RefusedByPolicy
 from plinth.ledger import audit as chain
 from plinth.ledger import schema
-from plinth.ledger.database import make_engine, migrate, translated
+from plinth.ledger.database import make_engine, migrate, reading, translated
 
 Kind = Literal["promote", "rollback", "start"]
 Status = Literal["accepted", "rejected", "drill", "retired"]
@@ -115,7 +115,7 @@ class Ledger:
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that reads one state. For the rooms of the ledger only."""
         self._ensure_schema()
-        with translated(self._where), self.engine.connect().execution_options(read_only=True) as connection:
+        with translated(self._where), reading(self.engine) as connection:
             yield connection
 
     def _ensure_schema(self) -> None:
@@ -402,24 +402,19 @@ class Ledger:
             query = query.limit(limit)
         with self.read() as connection:
             rows = connection.execute(query).all()
-        return [
-            chain.AuditEntry(
-                row.seq, row.at, row.actor, row.action, row.subject, json.loads(row.payload), row.previous, row.hash
-            )
-            for row in reversed(rows)
-        ]
+        return [_audit_entry(row) for row in reversed(rows)]
 
     def broken_entry(self) -> int | None:
         """Number of the first audit entry that was edited, removed or cut off; None when the chain is whole."""
-        head = schema.audit_head
-        with self.read() as connection:
-            end = connection.execute(sa.select(head).where(head.c.id == 1)).one()
-        entries = self.audit()
+        head, table = schema.audit_head, schema.audit
+        with self.read() as connection:  # one state: an entry that is added meanwhile is no break
+            end = connection.execute(sa.select(head).where(head.c.id == 1)).first()
+            entries = [_audit_entry(row) for row in connection.execute(sa.select(table).order_by(table.c.seq))]
         broken = chain.first_broken(entries)
         if broken is not None:
             return broken.seq
         last = entries[-1] if entries else None
-        if (last.seq if last else 0, last.hash if last else chain.GENESIS) != (end.seq, end.hash):
+        if end is None or (last.seq if last else 0, last.hash if last else chain.GENESIS) != (end.seq, end.hash):
             return (last.seq if last else 0) + 1
         return None
 
@@ -459,6 +454,12 @@ class Ledger:
         )
         with self.read() as connection:
             return [Event(row.at, json.loads(row.payload)) for row in connection.execute(query)]
+
+
+def _audit_entry(row: Any) -> chain.AuditEntry:
+    return chain.AuditEntry(
+        row.seq, row.at, row.actor, row.action, row.subject, json.loads(row.payload), row.previous, row.hash
+    )
 
 
 def _release_record(row: Any) -> ReleaseRecord:

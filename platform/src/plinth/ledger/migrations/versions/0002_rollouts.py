@@ -42,7 +42,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("product", "generation", name="rollout_generation"),
         sa.CheckConstraint(f"phase IN {PHASES}", name="rollout_phase"),
     )
-    op.create_index("rollout_product", "rollout", ["product", "active"])
+    op.create_index("rollout_product", "rollout", ["product"])
+    active = sa.text("active")
+    op.create_index("rollout_active", "rollout", ["product"], unique=True, sqlite_where=active, postgresql_where=active)
     op.create_table(
         "verdict",
         sa.Column("id", sa.Integer, primary_key=True),
