@@ -19,6 +19,28 @@ def story(tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL for every test that wants one."""
+    from faults.postgres import PostgresServer, why_not
+
+    if reason := why_not():
+        pytest.skip(reason)
+    server = PostgresServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request, tmp_path):
+    """URL of a fresh ledger, once on each database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ledger' / 'ledger.db'}"
+        return
+    with request.getfixturevalue("postgres").database() as url:
+        yield url
+
+
 @pytest.fixture
 def make_manifest():
     """A factory of release manifests; `number` makes them differ."""
