@@ -56,8 +56,33 @@ TRACES_EXPORTED = Metric("plinth_trace_spans_exported_total", "counter", ("produ
 TRACES_FAILED = Metric(
     "plinth_trace_spans_failed_total", "counter", ("product",), "Spans that could not be handed to the collector."
 )
+_ROLLOUT = ("product", "generation", "step", "arm", "release")
+
+ROLLOUT_REQUESTS = Metric("plinth_rollout_requests_total", "counter", _ROLLOUT, "Requests an arm took part in.")
+ROLLOUT_ERRORS = Metric(
+    "plinth_rollout_errors_total", "counter", _ROLLOUT, "Those that failed because of the service (500 and above)."
+)
+ROLLOUT_SECONDS = Metric("plinth_rollout_seconds", "histogram", _ROLLOUT, "Service time of those, failed ones too.")
+ROLLOUT_SCORES = Metric("plinth_rollout_scores", "histogram", _ROLLOUT, "Scores of an arm; those that are finite.")
+ROLLOUT_ROWS = Metric("plinth_rollout_rows_total", "counter", _ROLLOUT, "Instances an arm scored.")
+ROLLOUT_DEFAULTED = Metric(
+    "plinth_rollout_defaulted_total", "counter", _ROLLOUT, "Instances that a feature view had no fresh value for."
+)
+ROUTE_STEP = Metric("plinth_route_step", "gauge", ("product",), "Step of the rollout that is applied; 0 without one.")
+ROUTE_WEIGHT = Metric(
+    "plinth_route_candidate_ratio", "gauge", ("product",), "Share of the entities that the candidate answers, 0 to 1."
+)
+SHADOW_DROPPED = Metric(
+    "plinth_shadow_dropped_total", "counter", ("product",), "Requests that the full shadow queue dropped."
+)
+
+ROLLOUT = (
+    ROLLOUT_REQUESTS, ROLLOUT_ERRORS, ROLLOUT_SECONDS, ROLLOUT_SCORES, ROLLOUT_ROWS, ROLLOUT_DEFAULTED,
+)  # fmt: skip
+"""What rollouts are judged on when signals come from Prometheus. Only the newest rollout has series."""
 
 ALL = (
     REQUESTS, REQUEST_SECONDS, PREDICTIONS, DEFAULTED, LOG_WRITTEN, LOG_DROPPED, LOG_BUFFERED, LOG_ERRORS,
     RELEASE_GENERATION, RELEASE_INFO, RELEASE_STALE, RELEASE_FAILURES, TRACES_EXPORTED, TRACES_FAILED,
+    *ROLLOUT, ROUTE_STEP, ROUTE_WEIGHT, SHADOW_DROPPED,
 )  # fmt: skip

@@ -6,6 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from plinth.core.evidence import Arm
+from plinth.core.routes import Route
 from plinth.telemetry.prometheus import Metrics
 from plinth.telemetry.traces import Traces
 
@@ -56,6 +61,32 @@ class ServiceObserver:
     def predicted(self, *, release: str, defaulted: Mapping[str, int]) -> None:
         """Feature rows that were served by their defaults, by view."""
         self._metrics.defaulted(defaulted)
+
+    def arm(
+        self,
+        *,
+        route: Route,
+        arm: Arm,
+        release: str,
+        failed: bool,
+        seconds: float,
+        scores: NDArray[np.float64],
+        defaulted: int,
+    ) -> None:
+        """One arm's part in a request while a candidate is routed; from any thread.
+
+        Args:
+            route: The route it was answered under.
+            arm: Who scored.
+            release: Its digest.
+            failed: Whether it failed because of the service (status 500 and above).
+            seconds: Its service time.
+            scores: [n]; empty when it failed.
+            defaulted: Rows that a view had no fresh value for.
+        """
+        self._metrics.rollout.add(
+            route, arm, release, failed=failed, seconds=seconds, scores=scores, defaulted=defaulted
+        )
 
     def event(self, name: str, level: int, **fields: Any) -> None:
         """A log line outside the run of requests. `exc_info` adds a traceback."""

@@ -7,10 +7,14 @@ path pays for nothing twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from typing import Any
 
+from plinth.core.evidence import LATENCY_BOUNDS, SCORE_BOUNDS
+from plinth.core.routes import FULL
 from plinth.errors import MissingExtra
 from plinth.telemetry import metrics
+from plinth.telemetry.counts import RolloutCounts
 from plinth.telemetry.metrics import Metric
 
 Reading = tuple[Metric, tuple[str, ...], float]
@@ -21,7 +25,8 @@ def service_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 
     """What a service counts itself, as readings.
 
     Args:
-        stats: `written`, `dropped`, `buffered`, `write_errors`, `release`, `generation`, `stale`, `release_failures`.
+        stats: `written`, `dropped`, `buffered`, `write_errors`, `release`, `generation`, `stale`, `release_failures`;
+            `step`, `weight` (basis points) and `shadow_dropped` where there is a router.
         exported: Spans handed to the collector.
         failed: Spans that could not be.
     """
@@ -35,6 +40,9 @@ def service_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 
         (metrics.RELEASE_FAILURES, (), stats["release_failures"]),
         (metrics.TRACES_EXPORTED, (), exported),
         (metrics.TRACES_FAILED, (), failed),
+        (metrics.ROUTE_STEP, (), stats.get("step", 0)),
+        (metrics.ROUTE_WEIGHT, (), stats.get("weight", 0) / FULL),
+        (metrics.SHADOW_DROPPED, (), stats.get("shadow_dropped", 0)),
     ]
     if stats["release"]:
         readings.append((metrics.RELEASE_INFO, (stats["release"],), 1.0))
@@ -59,6 +67,7 @@ class Metrics:
         self._product = product
         self._scraped = scraped
         self.registry = client.CollectorRegistry()
+        self.rollout = RolloutCounts()
         self._requests = self._counter(metrics.REQUESTS)
         self._predictions = self._counter(metrics.PREDICTIONS)
         self._defaulted = self._counter(metrics.DEFAULTED)
@@ -98,7 +107,35 @@ class Metrics:
                 kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
                 family = families[metric.name] = kind(metric.name, metric.help, labels=metric.labels)
             family.add_metric((self._product, *labels), value)
-        return families.values()
+        return [*families.values(), *self._rollout()]
+
+    def _rollout(self) -> list[Any]:
+        """The series of the newest rollout; none before the first."""
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+        generation, counted = self.rollout.now()
+        if not counted:
+            return []
+        families = [
+            (HistogramMetricFamily if metric.kind == "histogram" else CounterMetricFamily)(
+                metric.name, metric.help, labels=metric.labels
+            )
+            for metric in metrics.ROLLOUT
+        ]
+        for one in counted:
+            cell = one.cell
+            labels = (self._product, str(generation), str(cell.step), cell.arm, cell.release)
+            values: tuple[Any, ...] = (
+                (cell.requests,),
+                (cell.errors,),
+                (_buckets(LATENCY_BOUNDS, cell.latency), cell.busy_seconds),
+                (_buckets(SCORE_BOUNDS, cell.scores), one.score_sum),
+                (cell.rows,),
+                (cell.defaulted,),
+            )
+            for family, value in zip(families, values, strict=True):
+                family.add_metric(labels, *value)
+        return families
 
     def describe(self) -> Iterable[Any]:
         """Nothing: the registry then does not scrape to learn the names."""
@@ -117,3 +154,8 @@ class Metrics:
         if child is None:
             child = self._children[key] = metric.labels(self._product, *labels)
         return child
+
+
+def _buckets(bounds: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[str, int]]:
+    """Upper bound to the count of what is at most that, as Prometheus has histograms."""
+    return list(zip((*map(repr, bounds), "+Inf"), accumulate(counts), strict=True))

@@ -2,8 +2,10 @@
 
 import logging
 
+import numpy as np
 import pytest
 
+from plinth.core.routes import Route
 from plinth.telemetry.observer import ServiceObserver
 from plinth.telemetry.prometheus import Metrics
 from plinth.telemetry.traces import Traces
@@ -55,3 +57,14 @@ def test_a_trace_that_cannot_be_made_costs_no_answer(caplog):
     with caplog.at_level(logging.INFO):
         observer.request(**REQUEST)
     assert caplog.records[-1].request_id == "r1"
+
+
+def test_an_arms_part_is_counted_under_its_route(observer):
+    observer.arm(
+        route=Route(4, 2, "s" * 64, "c" * 64, 1000), arm="shadow", release="c" * 64, failed=True, seconds=0.01,
+        scores=np.array([]), defaulted=0,
+    )  # fmt: skip
+    line = f'{{arm="shadow",generation="4",product="p",release="{"c" * 64}",step="2"}} 1.0'
+    text = observer.render()[0].decode()
+    assert f"plinth_rollout_requests_total{line}" in text
+    assert f"plinth_rollout_errors_total{line}" in text
