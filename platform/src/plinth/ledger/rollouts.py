@@ -179,6 +179,7 @@ class Rollouts:
         record = self.ledger.promotable(product, candidate, drill=plan.drill)
         state = first_state(plan)
         with self.ledger.write() as connection:
+            self.ledger.check_promotable(connection, product, record.digest, drill=plan.drill)  # not retired since
             serving = connection.execute(sa.select(schema.serving).where(schema.serving.c.product == product)).first()
             if serving is None:
                 raise NotFound(
@@ -297,7 +298,7 @@ class Rollouts:
         at: str,
     ) -> None:
         if state.phase == "promoting":
-            self.ledger.promotable(rollout.product, rollout.candidate)  # retired or unmasked since it began?
+            self.ledger.check_promotable(connection, rollout.product, rollout.candidate)  # a drill's never passes
             self._swap(connection, rollout, rollout.candidate, actor=actor, reason=reason, kind="promote")
         elif state.phase == "aborting":
             self._swap(connection, rollout, rollout.serving, actor=actor, reason=reason, kind="rollback")

@@ -132,6 +132,8 @@ class Ledger:
     def register_release(self, manifest: ReleaseManifest, actor: str, *, drill: bool = False) -> str:
         """Keep a release; accepted when all its gates passed, rejected otherwise. Registering twice is one effect.
 
+        A retired release that is registered again has its artefacts again, and is what it was before.
+
         Args:
             manifest: What it pins.
             actor: Who made it.
@@ -144,19 +146,23 @@ class Ledger:
         status: Status = "drill" if drill else "accepted" if manifest.accepted else "rejected"
         failpoint("release.register")
         with self.write() as connection:
-            known = connection.execute(sa.select(schema.release.c.digest).where(schema.release.c.digest == digest))
-            if known.first() is not None:
+            table = schema.release
+            known = connection.execute(sa.select(table.c.status).where(table.c.digest == digest)).scalar()
+            if known not in {None, "retired"}:
                 return digest
-            connection.execute(
-                schema.release.insert().values(
-                    digest=digest,
-                    product=manifest.product,
-                    status=status,
-                    manifest=manifest.model_dump_json(),
-                    created_at=now(),
-                    created_by=actor,
+            if known is None:
+                connection.execute(
+                    table.insert().values(
+                        digest=digest,
+                        product=manifest.product,
+                        status=status,
+                        manifest=manifest.model_dump_json(),
+                        created_at=now(),
+                        created_by=actor,
+                    )
                 )
-            )
+            else:
+                connection.execute(table.update().where(table.c.digest == digest).values(status=status))
             failed = [verdict.gate for verdict in manifest.failed_gates()]
             self.seal(connection, actor, "release.register", digest, {"status": status, "failed_gates": failed})
         return digest
@@ -168,13 +174,16 @@ class Ledger:
             NotFound: There is none.
             InvalidInput: The prefix is too short or fits several.
         """
+        with self.read() as connection:
+            return self._find(connection, digest)
+
+    def _find(self, connection: sa.Connection, digest: str) -> ReleaseRecord:
         if len(digest) < 6 or not set(digest) <= set("0123456789abcdef"):
             raise InvalidInput(
                 f"{digest!r} is no release digest", hint="give at least 6 hexadecimal characters of a digest"
             )
         table = schema.release
-        with self.read() as connection:
-            rows = connection.execute(sa.select(table).where(table.c.digest.startswith(digest)).limit(2)).all()
+        rows = connection.execute(sa.select(table).where(table.c.digest.startswith(digest)).limit(2)).all()
         if not rows:
             raise NotFound(f"no release {digest}", where=self._where, hint="`plinth release list PRODUCT` names them")
         if len(rows) > 1:
@@ -235,12 +244,13 @@ class Ledger:
         record = self.promotable(product, digest)
         failpoint("promote.begin")
         with self.write() as connection:
+            self.check_promotable(connection, product, record.digest)  # not retired since
             if kind == "rollback":
                 self._must_have_served(connection, product, record.digest)
             serving = self.swap(
                 connection, product, record.digest, expected_generation, actor=actor, reason=reason, kind=kind
             )
-            self._end_rollout(connection, product, kind, reason)
+            self._end_rollout(connection, product, kind, actor=actor, reason=reason)
             failpoint("promote.before-commit")
         failpoint("promote.after-commit")
         return serving
@@ -252,7 +262,14 @@ class Ledger:
             RefusedByPolicy: Rejected by its gates, a drill's, retired, or of another product.
             NotFound: No such release.
         """
-        record = self.release(digest)
+        with self.read() as connection:
+            return self.check_promotable(connection, product, digest, drill=drill)
+
+    def check_promotable(
+        self, connection: sa.Connection, product: str, digest: str, *, drill: bool = False
+    ) -> ReleaseRecord:
+        """As `promotable`, within a transaction: in one that writes, it stays so. For the rooms of the ledger only."""
+        record = self._find(connection, digest)
         if record.product != product:
             raise RefusedByPolicy(f"release {digest[:12]} belongs to {record.product}, not {product}", where=product)
         if record.status == "rejected":
@@ -325,29 +342,38 @@ class Ledger:
         self.seal(connection, actor, action, product, {"generation": generation, "digest": digest, "reason": reason})
         return Serving(product, digest, generation, at)
 
-    def _end_rollout(self, connection: sa.Connection, product: str, kind: Kind, reason: str) -> None:
+    def _end_rollout(self, connection: sa.Connection, product: str, kind: Kind, *, actor: str, reason: str) -> None:
         """A rollback goes past a running rollout and ends it; a promotion does not.
 
         Raises:
             Conflict: A rollout is running and this is no rollback.
         """
         table = schema.rollout
-        running = sa.and_(table.c.product == product, table.c.active)
-        if kind == "rollback":
-            connection.execute(
-                table.update()
-                .where(running)
-                .values(
-                    phase="aborting", active=False, resumes=None, changed_at=now(), revision=table.c.revision + 1,
-                    reason=f"overtaken by a rollback: {reason}",
-                )
-            )  # fmt: skip
-        elif connection.execute(sa.select(table.c.id).where(running)).first() is not None:
+        running = connection.execute(sa.select(table).where(table.c.product == product, table.c.active)).first()
+        if running is None:
+            return
+        if kind != "rollback":
             raise Conflict(
                 f"a rollout of {product} is running",
                 where=self._where,
                 hint=f"`plinth rollout status {product}`; `plinth rollout abort {product}` ends it",
             )
+        why = f"overtaken by a rollback: {reason}"
+        connection.execute(
+            table.update()
+            .where(table.c.id == running.id)
+            .values(
+                phase="aborting", active=False, resumes=None, changed_at=now(), revision=running.revision + 1,
+                reason=why,
+            )
+        )  # fmt: skip
+        self.seal(
+            connection, actor, "rollout.aborting", product,
+            {
+                "rollout": running.id, "generation": running.generation, "candidate": running.candidate,
+                "stage": running.stage, "reason": why, "verdicts": {},
+            },
+        )  # fmt: skip
 
     def _must_have_served(self, connection: sa.Connection, product: str, digest: str) -> None:
         table = schema.promotion
