@@ -21,6 +21,7 @@ ELSEWHERE = {
     "ledger/leases.py": {"sqlalchemy"},
     "ledger/rollouts.py": {"sqlalchemy"},
     "ledger/schema.py": {"sqlalchemy"},
+    "ledger/snapshot.py": {"sqlalchemy"},
     "ledger/store.py": {"sqlalchemy"},
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
