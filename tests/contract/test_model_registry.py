@@ -109,6 +109,16 @@ def test_an_alias_belongs_to_one_version_and_moves(registry, make):
     assert registry.by_alias(first.name, "rejected") is None
 
 
+def test_an_alias_is_taken_away_once_and_again(registry, make):
+    version = registry.log_training(make())
+    registry.set_alias(version.name, "1", "serving")
+    registry.delete_alias(version.name, "candidate")
+    assert registry.get(version.name, "1").aliases == ("serving",)
+    assert registry.by_alias(version.name, "candidate") is None
+    registry.delete_alias(version.name, "candidate")
+    registry.delete_alias("no-such-model", "candidate")
+
+
 def test_a_rejected_candidate_is_kept_with_its_reasons(registry, make):
     version = registry.log_training(make(alias="rejected", reasons=["calibration: 0.08 over 0.05", "slice-floor"]))
     assert version.aliases == ("rejected",)

@@ -65,12 +65,16 @@ class MemoryRegistry:
 
     def set_alias(self, model: str, version: str, alias: Alias) -> None:
         """As Registry.set_alias."""
+        self.get(model, version)
+        self.delete_alias(model, alias)
         target = self.get(model, version)
+        self._versions[model, version] = replace(target, aliases=tuple(sorted({*target.aliases, alias})))
+
+    def delete_alias(self, model: str, alias: Alias) -> None:
+        """As Registry.delete_alias."""
         if holder := self.by_alias(model, alias):
             rest = tuple(name for name in holder.aliases if name != alias)
             self._versions[model, holder.version] = replace(holder, aliases=rest)
-            target = self.get(model, version)
-        self._versions[model, version] = replace(target, aliases=tuple(sorted({*target.aliases, alias})))
 
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """As Registry.set_tags."""

@@ -241,6 +241,12 @@ class MlflowRegistry:
         with self._errors(f"version {version!r} of model {model!r}"):
             self._client.set_registered_model_alias(model, alias, version)
 
+    def delete_alias(self, model: str, alias: Alias) -> None:
+        """As Registry.delete_alias."""
+        if self.by_alias(model, alias) is not None:
+            with self._errors(f"alias {alias!r} of model {model!r}"):
+                self._client.delete_registered_model_alias(model, alias)
+
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """As Registry.set_tags."""
         self.get(model, version)

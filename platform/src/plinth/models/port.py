@@ -106,6 +106,10 @@ class Registry(Protocol):
         """Move an alias to a version; the version that had it loses it. Raises NotFound."""
         ...
 
+    def delete_alias(self, model: str, alias: Alias) -> None:
+        """Take an alias away; where nothing carries it, nothing is done."""
+        ...
+
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """Add or overwrite tags of a version. Raises NotFound."""
         ...

@@ -1,41 +1,26 @@
-"""Promote and roll back: one ledger transaction decides, then the decision is projected onto the registry's alias.
+"""Promote and roll back directly: one ledger transaction decides, then the registry's alias follows.
 
-The ledger is the truth. A projection that fails stays in the outbox and is carried out by the next call.
+The ledger is the truth. Where a controller runs, the projection is its work; see `Change.projected`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from plinth.errors import NotFound, PlinthError, RefusedByPolicy
+from plinth.ledger.leases import Candidate
 from plinth.ledger.store import Ledger, Serving
-
-
-class Version(Protocol):
-    """A registered model version."""
-
-    @property
-    def version(self) -> str:
-        """Its number."""
-        ...
-
-
-class Aliases(Protocol):
-    """The part of a model registry (plinth.models.port) that promotion needs."""
-
-    def set_alias(self, model: str, version: str, alias: Literal["serving"]) -> None:
-        """Move an alias to a version."""
-        ...
-
-    def by_alias(self, model: str, alias: Literal["serving"]) -> Version | None:
-        """The version that carries the alias, or None."""
-        ...
+from plinth.rollouts.projection import LEASE, process_name, project
+from plinth.rollouts.projection import Aliases as Aliases  # what callers hand in
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a promotion or rollback did. `projected` is False when an effect is still waiting in the outbox."""
+    """What a promotion or rollback did.
+
+    `projected` is False while an effect waits in the outbox: a controller that runs carries it out within seconds. One
+    that was killed keeps its lease until another takes it, so then the effect waits for the next controller.
+    """
 
     serving: Serving
     previous: Serving | None
@@ -43,11 +28,11 @@ class Change:
 
 
 def promote(ledger: Ledger, aliases: Aliases, product: str, digest: str, *, actor: str, reason: str) -> Change:
-    """Make `product` serve the release `digest` (a prefix will do).
+    """Make `product` serve the release `digest` (a prefix will do). Whether its tier allows that is the caller's rule.
 
     Raises:
         RefusedByPolicy: It serves already, or its gates rejected it.
-        Conflict: Somebody else promoted meanwhile.
+        Conflict: Somebody else promoted meanwhile, or a rollout is running.
         NotFound: No such release.
     """
     return _move(ledger, aliases, product, digest, actor=actor, reason=reason, rollback=False)
@@ -58,7 +43,7 @@ def rollback(
 ) -> Change:
     """Make `product` serve a release that served before: `digest`, or the one before the current.
 
-    A rollback is a new generation that points at an old release.
+    A rollback is a new generation that points at an old release. It ends a rollout that is running.
 
     Raises:
         NotFound: There is no earlier release.
@@ -93,7 +78,7 @@ def _move(
     record = ledger.release(digest)
     previous = ledger.current(product)
     if previous is not None and previous.digest == record.digest:
-        project(ledger, aliases, product, actor=actor)  # what an earlier promotion could not carry out
+        _project(ledger, aliases, product, actor)  # what an earlier promotion could not carry out
         raise RefusedByPolicy(
             f"{product} serves release {record.digest[:12]} already", where=f"generation {previous.generation}"
         )
@@ -105,33 +90,24 @@ def _move(
         reason=reason,
         kind="rollback" if rollback else "promote",
     )
-    return Change(serving, previous, project(ledger, aliases, product, actor=actor))
+    return Change(serving, previous, _project(ledger, aliases, product, actor))
 
 
-def project(ledger: Ledger, aliases: Aliases, product: str, *, actor: str) -> bool:
-    """Carry out the effects that wait in the outbox: the alias is set to what serves now, older effects are overtaken.
+def _project(ledger: Ledger, aliases: Aliases, product: str, actor: str) -> bool:
+    """Work off the outbox, if nobody holds the controller's lease: who holds it does. Returns whether nothing waits.
 
-    Returns:
-        Whether nothing waits any more.
+    Nobody waits here for a controller that may be dead: that takes seconds, and the decision holds already.
     """
-    effects = ledger.pending_effects(product)
-    if not effects:
-        return True
-    serving = ledger.current(product)
-    while True:
-        model = ledger.release(serving.digest if serving else effects[-1].payload["digest"]).manifest.model
-        try:
-            aliases.set_alias(model.name, model.version, "serving")
-            observed = aliases.by_alias(model.name, "serving")
-        except PlinthError:
-            # The registry is a projection: its trouble must not undo a decision that the ledger has taken.
+    lease = Candidate(ledger, LEASE, process_name())
+    try:
+        if not ledger.pending_effects(product):
+            return True
+        if lease.hold() is None:
             return False
-        # Somebody may have promoted and projected meanwhile; ours was then the older alias, written last.
-        before, serving = serving, ledger.current(product)
-        if serving == before:
-            break
-    if observed is None or observed.version != model.version:
+        try:
+            project(ledger, lambda: aliases, product, actor=actor, may_write=lambda: lease.hold() is not None)
+            return True
+        finally:
+            lease.release()
+    except PlinthError:  # the decision is taken, whatever becomes of its projection
         return False
-    for effect in effects:
-        ledger.effect_done(effect, actor)
-    return True

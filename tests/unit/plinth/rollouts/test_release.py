@@ -19,6 +19,9 @@ class Registry:
             raise Unavailable("the registry is away")
         self.aliases[model, alias] = version
 
+    def delete_alias(self, model, alias):
+        self.aliases.pop((model, alias), None)
+
     def by_alias(self, model, alias):
         version = self.aliases.get((model, alias))
         return version and SimpleNamespace(version=version)
