@@ -1,6 +1,5 @@
 """One suite for the ledger, run on every database it can be kept in."""
 
-import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
+from faults.forking import fork_context
 from plinth.core.rollouts import Plan, RolloutVerdict, Stage, State
 from plinth.core.routes import Route
 from plinth.errors import Conflict, NotFound, RefusedByPolicy, Unavailable
@@ -342,8 +342,7 @@ def _first_use(url, barrier, answers):
 
 
 def test_four_processes_that_use_a_new_ledger_at_once_migrate_it_once(ledger_url):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["plinth.ledger.store", "psycopg", "alembic"])
+    context = fork_context()
     barrier, answers = context.Barrier(4), context.Queue()
     workers = [context.Process(target=_first_use, args=(ledger_url, barrier, answers)) for _ in range(4)]
     for worker in workers:
