@@ -16,6 +16,7 @@ from plinth.core import failpoints
 from plinth.core.products import Product
 from plinth.errors import InvalidInput, MissingExtra, NotFound
 from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
 from plinth.settings import Settings
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from plinth.features.feast import FeastFeatures
     from plinth.models.port import Registry
     from plinth.pipelines.port import Runner
+    from plinth.serving.port import Backend
+    from plinth.telemetry.signals import SignalSource
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,34 @@ class Platform:
     def artifacts(self) -> ArtifactStore:
         """The artefact store."""
         return ArtifactStore(self.settings.state_dir / "artifacts" / "sha256")
+
+    @cached_property
+    def rollouts(self) -> Rollouts:
+        """The rollouts of the ledger."""
+        return Rollouts(self.ledger)
+
+    @cached_property
+    def backend(self) -> Backend:
+        """What routes are applied on: the profile's services, which pull them from the ledger."""
+        from plinth.serving.http import HttpBackend
+
+        return HttpBackend(self.service_urls)
+
+    def service_urls(self, product: str) -> list[str]:
+        """Base addresses of a product's service: one copy in the embedded profile. Raises as `Products.get`."""
+        port = self.settings.service_ports.get(product) or self.products.get(product).spec.serving.port
+        return [f"http://{self.settings.host}:{port}"]
+
+    @cached_property
+    def signals(self) -> SignalSource:
+        """Where a rollout's evidence is read from, by the setting `signals`."""
+        if self.settings.signals == "prometheus":
+            from plinth.telemetry.promql import PrometheusSignals
+
+            return PrometheusSignals(self.settings.prometheus_url)
+        from plinth.telemetry.duckdb import RequestLog
+
+        return RequestLog(self.settings.product_dir)
 
     @cached_property
     def registry(self) -> Registry:

@@ -5,6 +5,8 @@ Importing MLflow takes about 3 s, so this module is only imported where a regist
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import shutil
 import tempfile
@@ -14,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import urlencode, urlparse
 from urllib.request import url2pathname
 
 from plinth.errors import Conflict, InvalidInput, MissingExtra, NotFound, Unavailable
@@ -33,6 +35,7 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
 _FOLDER = "report"
+GLANCE_SECONDS = 2.0
 
 
 class MlflowRegistry:
@@ -285,6 +288,32 @@ class MlflowRegistry:
             source = client.get_model_version_download_uri(model, version)
             location = Path(url2pathname(urlparse(source).path)) / MODEL_FILE
         return check_stored(location, found.digest, f"{model} version {version}")
+
+
+def version_at(server: str, model: str, alias: str) -> str | None:
+    """Which version carries an alias, as a running MLflow server says: without MLflow's 150 MiB in this process.
+
+    Args:
+        server: The server's address.
+        model: The registered model.
+        alias: The alias.
+
+    Raises:
+        Unavailable: The server does not answer, or not as MLflow does.
+    """
+    address = urlparse(server)
+    query = urlencode({"name": model, "alias": alias})
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=GLANCE_SECONDS)
+    try:
+        connection.request("GET", f"/api/2.0/mlflow/registered-models/alias?{query}")
+        answer = json.loads(connection.getresponse().read(1_000_000))
+        if answer.get("error_code") in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            return None
+        return str(answer["model_version"]["version"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unavailable(f"the MLflow server cannot be asked: {error!r}", where=server) from error
+    finally:
+        connection.close()
 
 
 def _version(entry: Any, aliases: Mapping[str, Any]) -> ModelVersion:

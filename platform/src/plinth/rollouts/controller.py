@@ -172,6 +172,8 @@ class Controller:
             log.info("overtaken", extra={"product": rollout.product, "rollout": rollout.id, "reason": conflict.what})
             self._memory.pop(rollout.id, None)
             self._held_at = float("-inf")
+        except MemoryError:  # nothing can be trusted to work on: the process ends, and is started again
+            raise
         except Exception as error:  # noqa: BLE001  (whatever one rollout meets, the others go on)
             self._failed(rollout, memory, error)
         else:
@@ -257,6 +259,8 @@ class Controller:
             product = self._product(rollout.product)
             evidence = self._evidence(rollout)
             verdicts = self._judge(rollout.plan, state, evidence, product)
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001  (whatever it is: a release that nobody can judge must not stay)
             reason = str(error) if isinstance(error, PlinthError) else f"{type(error).__name__}: {error}"
             log.warning("a rollout cannot be judged", extra={"product": rollout.product, "reason": reason})

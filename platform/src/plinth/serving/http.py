@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from plinth.core.routes import Route
+from plinth.errors import PlinthError
 from plinth.serving.port import Observation
 
 LONGEST_ANSWER = 1_000_000
@@ -33,7 +34,10 @@ class HttpBackend:
 
     def observe(self, product: str) -> Sequence[Observation]:
         """As Backend.observe. Copies are asked side by side: one that hangs costs `timeout` once."""
-        urls = self._urls(product)
+        try:
+            urls = self._urls(product)
+        except PlinthError as error:
+            return [Observation(product, None, problem=f"its address is not known: {error}")]
         if len(urls) < 2:
             return [self._look(url) for url in urls]
         with ThreadPoolExecutor(min(len(urls), 16)) as pool:

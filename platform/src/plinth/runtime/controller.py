@@ -1,0 +1,200 @@
+"""The controller as a process: the loop around rollouts.controller.
+
+    python -P -m plinth.runtime.controller
+
+Any number may run; the one that holds the lease acts, and another takes over when it dies. Nothing is imported that a
+quiet platform does not need: DuckDB comes with the first rollout, MLflow with the first effect on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from plinth.core.products import Product
+from plinth.core.rollout_gates import judge
+from plinth.errors import PlinthError
+from plinth.ledger.leases import Candidate
+from plinth.models.mlflow import version_at
+from plinth.rollouts.controller import Controller
+from plinth.rollouts.projection import LEASE, Projector, process_name
+from plinth.runtime.evidence import Collector
+from plinth.runtime.services import CONTROLLER_READY
+from plinth.telemetry import logs
+from plinth.wiring import Platform
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+LONGEST_PAUSE = 5.0
+"""Seconds between two ticks while the ledger cannot be used, at most."""
+ENDING_SECONDS = 5.0
+
+
+class Manifests:
+    """Products' manifests as they are now; parsed again only when the file changed."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._known: dict[str, tuple[tuple[int, int], Product]] = {}
+
+    def __call__(self, name: str) -> Product:
+        """The product's manifest; raises as `Products.get`."""
+        path = self._platform.products.services / name / "product.yaml"
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            stamp = state.st_mtime_ns, state.st_size
+            known = self._known.get(name)
+            if known is None or known[0] != stamp:
+                known = self._known[name] = stamp, self._platform.products.get(name).spec
+            return known[1]
+        return self._platform.products.get(name).spec
+
+
+def build(platform: Platform) -> Controller:
+    """The controller of a platform, with the profile's adapters."""
+    settings, manifest = platform.settings, Manifests(platform)
+    actor = "controller"
+    return Controller(
+        platform.ledger,
+        Candidate(platform.ledger, LEASE, process_name()),
+        backend=platform.backend,
+        evidence=Collector(
+            lambda: platform.signals,
+            ledger=platform.ledger,
+            artifacts=platform.artifacts,
+            folder_of=settings.product_dir,
+            product=manifest,
+        ),
+        judge=judge,
+        product=manifest,
+        products=platform.products.names,
+        projector=Projector(
+            platform.ledger,
+            lambda: platform.registry,
+            actor=actor,
+            glance=lambda model, alias: version_at(settings.mlflow_url, model, alias),
+        ),
+        actor=actor,
+    )
+
+
+def run(
+    platform: Platform,
+    *,
+    once: bool = False,
+    interval: float = INTERVAL,
+    on_ready: Callable[[], None] = lambda: None,
+) -> bool:
+    """Move rollouts until SIGTERM or SIGINT comes; the tick at work is ended and the lease given up.
+
+    Args:
+        platform: Whose rollouts.
+        once: One look at everything instead, without waiting for a lease that somebody else holds.
+        interval: Seconds between two looks.
+        on_ready: Called after the first look.
+
+    Returns:
+        Whether this process held the lease at its last look.
+
+    Raises:
+        Unavailable, Corrupt: With `once`, the ledger cannot be used.
+    """
+    controller = build(platform)
+    if once:
+        leads = controller.tick()
+        if leads:
+            controller.project()
+            controller.tick()  # what only waited for its projection ends
+            controller.step_down()
+        return leads
+    stop = threading.Event()
+    with _until_signalled(stop):
+        return _Loop(controller, stop, interval, on_ready).run()
+
+
+class _Loop:
+    """Ticks in this thread and projects in another, so that a registry that hangs holds up no rollback."""
+
+    def __init__(
+        self, controller: Controller, stop: threading.Event, interval: float, on_ready: Callable[[], None]
+    ) -> None:
+        self._controller = controller
+        self._stop = stop
+        self._interval = interval
+        self._on_ready = on_ready
+        self._broken: BaseException | None = None
+        self._thread = threading.Thread(target=self._project, name="plinth-projection", daemon=True)
+
+    def run(self) -> bool:
+        self._thread.start()
+        leads, pause, problem = False, self._interval, ""
+        ready = False
+        while True:
+            try:
+                leads = self._controller.tick()
+                pause, problem = self._interval, ""
+            except PlinthError as error:  # the ledger is away: services serve on, and so do we
+                if str(error) != problem:
+                    log.error("the ledger cannot be used", extra={"reason": str(error)})
+                pause, problem = min(pause * 2, max(LONGEST_PAUSE, self._interval)), str(error)
+            if not ready:
+                ready = True
+                self._on_ready()
+            if self._stop.wait(pause):
+                break
+        self._thread.join(ENDING_SECONDS)
+        if self._broken is not None:
+            raise self._broken
+        if not self._thread.is_alive():
+            # Else it still writes to the registry: nobody else should before the lease has run out.
+            with contextlib.suppress(PlinthError):
+                self._controller.step_down()
+        return leads
+
+    def _project(self) -> None:
+        try:
+            while not self._stop.wait(self._interval / 2):
+                with contextlib.suppress(OSError):  # the workspace's folder was not readable for a moment
+                    self._controller.project()
+        except BaseException as error:  # noqa: BLE001  (out of memory, or a bug: the process ends, and is started again)
+            self._broken = error
+            self._stop.set()
+
+
+@contextlib.contextmanager
+def _until_signalled(stop: threading.Event) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def tell_ready(state: Path) -> None:
+    """Leave this process's id where `plinth status` looks for it."""
+    with contextlib.suppress(OSError):
+        (state / "run" / CONTROLLER_READY).write_text(str(os.getpid()))
+
+
+def main() -> None:
+    """The supervised process."""
+    platform = Platform.from_settings()
+    handler = logs.configure("controller", platform.settings.log_level)
+    try:
+        run(platform, on_ready=lambda: tell_ready(platform.settings.state_dir))
+    finally:
+        handler.close()
+
+
+if __name__ == "__main__":
+    main()
