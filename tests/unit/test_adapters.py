@@ -23,6 +23,7 @@ ELSEWHERE = {
     "ledger/schema.py": {"sqlalchemy"},
     "ledger/snapshot.py": {"sqlalchemy"},
     "ledger/store.py": {"sqlalchemy"},
+    "models/faulty.py": {"onnx", "onnxruntime"},  # edits a model's graph, and times it
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
     "pipelines/prefect.py": {"httpx"},  # Prefect's client raises its errors

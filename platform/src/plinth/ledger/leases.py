@@ -113,6 +113,18 @@ class Candidate:
         return Lease(self._name, self._holder, row.token + 1) if taken.rowcount == 1 else None
 
 
+def sign_of_life(ledger: Ledger, name: str) -> tuple[int, int] | None:
+    """Token and counter of a lease, which change while somebody holds it; None when nobody ever did or it was given up.
+
+    Raises:
+        Unavailable: As `Ledger`.
+    """
+    table = schema.lease
+    with ledger.read() as connection:
+        row = connection.execute(sa.select(table).where(table.c.name == name)).first()
+    return None if row is None or not row.holder else (row.token, row.beat)
+
+
 def check_held(connection: sa.Connection, lease: Lease) -> None:
     """Within a transaction: the lease is still ours. For the rooms of the ledger only.
 

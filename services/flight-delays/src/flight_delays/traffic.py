@@ -1,0 +1,110 @@
+"""Requests to drill and to roll out with: flights that the online store knows now, in varied order, the same each time.
+
+A flight is put together from a line, an aircraft and a destination that have fresh rows, so that what a request lacks
+is the release's doing and not the traffic's.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flight_delays.request import LEAD_TIME, Flight, join_keys
+from plinth.errors import NotFound, Unavailable
+from plinth.features.readplan import OK, ReadPlan
+
+if TYPE_CHECKING:
+    from plinth.wiring import Platform
+
+PRODUCT = "flight-delays"
+SEED = 20130601
+_DRAW = 256
+_KEY_HEADER = 8
+"""Bytes of type and length before a value in Feast's entity key."""
+
+
+def requests(platform: Platform) -> Iterator[dict[str, Any]]:
+    """Bodies for `POST /predict`, one flight each, without an end. Two flights rarely share an id.
+
+    Raises:
+        NotFound: Nothing serves yet.
+        Unavailable: The online store holds no fresh row to ask about.
+    """
+    serving = platform.ledger.current(PRODUCT)
+    if serving is None:
+        raise NotFound(f"{PRODUCT} serves nothing yet", where=PRODUCT, hint="`plinth release promote` begins")
+    manifest = platform.ledger.release(serving.digest).manifest
+    path = platform.artifacts.path(manifest.artifacts["read_plan.json"])
+    plan = ReadPlan.from_dict(json.loads(path.read_bytes()))
+    store = platform.settings.product_dir(PRODUCT) / "online" / "online.db"
+    for flight in _flights(plan, store):
+        yield {
+            "flights": [
+                {
+                    "carrier": flight.carrier,
+                    "flight": flight.flight,
+                    "origin": flight.origin,
+                    "dest": flight.dest,
+                    "tailnum": flight.tailnum,
+                    "scheduled_departure": flight.scheduled_departure.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                }
+            ]
+        }
+
+
+def _flights(plan: ReadPlan, store: Path) -> Iterator[Flight]:
+    reader = plan.open(store)
+    dice = np.random.default_rng(SEED)
+    known, newest = _known(plan, store)
+    try:
+        while True:
+            drawn = []
+            for _ in range(_DRAW):
+                line, origin = str(dice.choice(known["line"])).split("-")
+                minutes = timedelta(minutes=int(dice.integers(0, 60)))
+                dest, tailnum = str(dice.choice(known["dest"])), str(dice.choice(known["tailnum"]))
+                departure = newest + LEAD_TIME + minutes
+                drawn.append(Flight(line[:2], int(line[2:]), origin, dest, tailnum, departure))
+            at = np.array([flight.prediction_epoch for flight in drawn], dtype=np.int64)
+            fresh = (reader.read(join_keys(drawn), at).status == OK).all(axis=1)
+            if not fresh.any():
+                raise _nothing_fresh(store)
+            yield from (flight for flight, wanted in zip(drawn, fresh, strict=True) if wanted)
+    finally:
+        reader.close()
+
+
+def _known(plan: ReadPlan, store: Path) -> tuple[dict[str, list[str]], datetime]:
+    """The lines, aircraft and destinations whose rows are younger than their view's TTL, and the newest row's time."""
+    if not store.is_file():
+        raise _nothing_fresh(store)
+    with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
+        newest = max(
+            connection.execute(f'SELECT coalesce(max(event_ts), 0) FROM "{view.table}"').fetchone()[0]
+            for view in plan.views
+        )
+        known: dict[str, list[str]] = {}
+        for view in plan.views:
+            if len(view.join_keys) == 1 and view.join_keys[0] in ("line", "dest", "tailnum"):
+                rows = connection.execute(
+                    f'SELECT DISTINCT entity_key FROM "{view.table}" WHERE event_ts > ? ORDER BY entity_key',
+                    (newest - view.ttl_seconds + 3600,),
+                )
+                start = len(view.key_prefix) + _KEY_HEADER
+                known[view.join_keys[0]] = [key[start:].decode() for (key,) in rows]
+    if not all(known.get(key) for key in ("line", "dest", "tailnum")):
+        raise _nothing_fresh(store)
+    return known, datetime.fromtimestamp(newest, UTC)
+
+
+def _nothing_fresh(store: Path) -> Unavailable:
+    return Unavailable(
+        "the online store has no fresh rows to ask about", where=str(store), hint="`plinth demo flight-delays` fills it"
+    )
