@@ -30,6 +30,20 @@ COMMANDS = {
     ),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
     "release": ("release", "Immutable releases: list, show, promote, roll back."),
+    "rollback": (
+        "release",
+        "Take a bad release away at once: abort the rollout that runs, else serve the release before again.",
+    ),
+    "rollout": ("rollout", "Rollouts that judge themselves: start, status, pause, resume, abort, drill."),
+    "approve": (
+        "rollout",
+        "Approve a release of a product: on tier 1 its rollout waits for somebody else's consent.",
+    ),
+    "controller": (
+        "controller",
+        "Move rollouts on, in the foreground: judge them, carry decisions out. `plinth up` runs one already.",
+    ),
+    "audit": ("audit", "The audit log, a hash chain over every decision and effect: tail, verify, export."),
     "demo": ("demo", "Run a product's story: train, serve, watch, retrain, release, roll back."),
 }
 MODULES = tuple(dict.fromkeys(module for module, _ in COMMANDS.values()))
@@ -42,7 +56,9 @@ def help_text(width: int = 80) -> str:
     lines += ["", "commands:", "  COMMAND"]
     for word, (_, text) in COMMANDS.items():
         first, *rest = _wrapped(text, 14, width)
-        lines += [f"    {word:<10}{first.strip()}", *rest]
+        # As argparse does it: what is longer than its column stands on a line of its own.
+        lines += [f"    {word:<10}{first.strip()}"] if len(word) <= 8 else [f"    {word}", first]
+        lines += rest
     return "\n".join([*lines, "", EPILOG, ""])
 
 

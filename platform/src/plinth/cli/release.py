@@ -1,15 +1,19 @@
-"""`plinth release`: what was released, what serves, promote and roll back."""
+"""`plinth release` and `plinth rollback`: what was released, what serves, promote and roll back."""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plinth.cli.command import Groups
 
 if TYPE_CHECKING:
+    import argparse
+
     from plinth.cli.output import Output
-    from plinth.rollouts.release import Change
+    from plinth.ledger.store import Serving
+
+WAITING = "note: the registry's alias does not follow yet; the controller, or the next promote or rollback, sets it"
 
 
 def register(groups: Groups) -> None:
@@ -38,9 +42,20 @@ def register(groups: Groups) -> None:
     command = group.command(
         "rollback",
         rollback,
-        help="Make a product serve an earlier release again.",
+        help="Make a product serve an earlier release again: the same as `plinth rollback`.",
         example='plinth release rollback flight-delays --reason "too many complaints"',
     )
+    _rollback_arguments(command)
+    command = groups.command(
+        "rollback",
+        rollback,
+        help="Take a bad release away at once: abort the rollout that runs, else serve the release before again.",
+        example='plinth rollback flight-delays --reason "too many complaints"',
+    )
+    _rollback_arguments(command)
+
+
+def _rollback_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("product")
     command.add_argument("--to", metavar="DIGEST", help="release to go back to; default the one that served before")
     command.add_argument("--reason", default="rolled back by hand", help="why, for the history and the audit log")
@@ -145,43 +160,49 @@ def show(args: Namespace, out: Output) -> None:
 
 
 def promote(args: Namespace, out: Output) -> None:
-    """Handler of `release promote`."""
-    from plinth.rollouts import release
+    """Handler of `release promote`: refused where the product's policy wants a rollout."""
+    from plinth.rollouts import commands
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    product = platform.products.get(args.product).spec.name
-    change = release.promote(
+    product = platform.products.get(args.product).spec
+    change = commands.promote(
         platform.ledger, platform.registry, product, args.digest, actor=platform.actor, reason=args.reason
     )
-    _report(out, "promoted", change)
+    serving, before = change.serving, change.previous
+    out.data(_document(serving, before.digest if before else None, change.projected))
+    was = f" (was {before.digest[:12]})" if before else ""
+    out.text(f"{serving.product}: promoted to {serving.digest[:12]}{was}, generation {serving.generation}")
+    if not change.projected:
+        out.note(WAITING)
 
 
 def rollback(args: Namespace, out: Output) -> None:
-    """Handler of `release rollback`."""
-    from plinth.rollouts import release
+    """Handler of `rollback` and `release rollback`."""
+    from plinth.rollouts import commands
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
     product = platform.products.get(args.product).spec.name
-    change = release.rollback(
+    done = commands.rollback(
         platform.ledger, platform.registry, product, args.to, actor=platform.actor, reason=args.reason
     )
-    _report(out, "rolled back", change)
-
-
-def _report(out: Output, verb: str, change: Change) -> None:
-    serving, previous = change.serving, change.previous
-    out.data(
-        {
-            "product": serving.product,
-            "digest": serving.digest,
-            "generation": serving.generation,
-            "previous": previous.digest if previous else None,
-            "projected": change.projected,
-        }
+    aborted = done.aborted
+    out.data({**_document(done.serving, done.bad or None, done.projected), "rollout": aborted.id if aborted else None})
+    ended = f", rollout {aborted.id} ended" if aborted else ""
+    out.text(
+        f"{product}: rolled back to {done.serving.digest[:12]} (was {done.bad[:12]}), "
+        f"generation {done.serving.generation}{ended}"
     )
-    before = f" (was {previous.digest[:12]})" if previous else ""
-    out.text(f"{serving.product}: {verb} to {serving.digest[:12]}{before}, generation {serving.generation}")
-    if not change.projected:
-        out.note("note: the registry's alias could not be updated yet; the next promote or rollback retries it")
+    if not done.projected and not aborted:
+        out.note(WAITING)
+
+
+def _document(serving: Serving, previous: str | None, projected: bool) -> dict[str, Any]:
+    return {
+        "product": serving.product,
+        "digest": serving.digest,
+        "generation": serving.generation,
+        "previous": previous,
+        "projected": projected,
+    }
