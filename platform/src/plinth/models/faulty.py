@@ -42,21 +42,21 @@ def make_faulty(
             is its default. `missing-metrics`: the bundle as it is; what is missing is missing elsewhere.
         bundle: A good release's files by name, with `model.onnx` and `read_plan.json`.
         slow_ms: Milliseconds of useless work, on this machine.
-        share: Share of the rows that score NaN; 0 < share < 1.
+        share: Share of the rows that score NaN; 0 < share < 0.5.
 
     Returns:
         Every file of the bundle.
 
     Raises:
         NotFound: The bundle lacks the file that the fault is made in.
-        InvalidInput: No such fault, a share outside (0, 1), or a model of an operator set older than 9.
+        InvalidInput: No such fault, a share outside (0, 0.5), or a model of an operator set older than 9.
         Corrupt: The file cannot be read.
         MissingExtra: onnx or onnxruntime is not installed.
     """
     if fault not in FAULTS:
         raise InvalidInput(f"no fault {fault!r}", where="--fault", hint=f"one of {', '.join(FAULTS)}")
-    if not 0 < share < 1:
-        raise InvalidInput(f"a share of {share}", where="share", hint="between 0 and 1")
+    if not 0 < share < 0.5:
+        raise InvalidInput(f"a share of {share}", where="share", hint="above 0 and below a half")
     changed = dict(bundle)
     if fault == "latency":
         changed["model.onnx"] = _slow(_file(bundle, "model.onnx"), slow_ms)
