@@ -1,0 +1,584 @@
+"""Gates of a running rollout: rules over what both releases did, and their verdicts. Pure: evidence in, verdicts out.
+
+Missing evidence is inconclusive, and inconclusive never promotes. Comparisons are sequential tests
+(`plinth.core.sequential`), so judging every second does not raise the number of false alarms. What each gate says and
+how often it errs: docs/explanation/rollout-gates.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from plinth.core import sequential
+from plinth.core.durations import seconds
+from plinth.core.evidence import (
+    LATENCY_BINS,
+    LATENCY_BOUNDS,
+    LATENCY_RATIO,
+    SCORE_BINS,
+    SCORE_WIDTH,
+    Arm,
+    Cell,
+    Evidence,
+    Outcomes,
+    total,
+)
+from plinth.core.products import Product, ServiceLevel
+from plinth.core.rollout_policy import Burn, BurnWindow, Compare, Contract, Drift, Quality, RolloutGate, Threshold
+from plinth.core.rollouts import Outcome, Plan, RolloutVerdict, State
+from plinth.core.sequential import Counts, Floats
+
+FALSE_ALARM = 0.05
+"""Probability that a candidate no worse than the tolerances is ever rolled back by a test, over all gates together."""
+FALSE_PASS = 1e-4
+"""Probability that a gate ever passes a candidate that is worse by its `effect` or more."""
+MINIMUM_POINTS = 50
+"""Points of each arm below which nothing but a failure is concluded."""
+MINIMUM_BAD = 5
+"""Bad requests below which no budget counts as burning: with a strict objective one failure of ten requests would burn
+it a hundred times too fast, and one failure is no rate."""
+MINIMUM_COST_POINTS = 500
+"""Requests from which a mean cost is one: below, a single slow first request decides it."""
+
+METHOD_SHARES = "universal inference on shares"
+METHOD_SHIFT = "universal inference on the order of two histograms"
+METHOD_MEAN = "betting on the mean difference of AUC blocks"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both arms of one step."""
+
+    candidate: Cell
+    serving: Cell
+
+
+def judge(plan: Plan, state: State, evidence: Evidence, product: Product) -> list[RolloutVerdict]:
+    """What each gate of the plan says, in the plan's order.
+
+    In a shadow stage the shadow is compared with the serving release; later the candidate with the serving release,
+    over all canary steps so far. A plan without canary steps keeps the verdict of its shadow stage.
+
+    Args:
+        plan: The rollout's plan.
+        state: Where it is.
+        evidence: What was counted. What is missing or contradicts itself is inconclusive.
+        product: Its service levels and prices.
+    """
+    view = _View(plan, state, evidence, product)
+    verdicts = []
+    for name, gate in zip(gate_names(plan.gates), plan.gates, strict=True):
+        outcome, reason, facts = _judge(gate, view)
+        verdicts.append(RolloutVerdict(gate=name, outcome=outcome, reason=reason, evidence=_json(facts)))
+    return verdicts
+
+
+def gate_names(gates: Iterable[RolloutGate]) -> list[str]:
+    """A unique name for each gate: its kind, its metric where it has one, and a number from the second one on."""
+    names: list[str] = []
+    for gate in gates:
+        base = f"{gate.kind}-{gate.metric}" if isinstance(gate, Compare | Threshold) else gate.kind
+        same = sum(1 for name in names if name == base or name.startswith(f"{base}-#"))
+        names.append(base if same == 0 else f"{base}-#{same + 1}")
+    return names
+
+
+def windows(plan: Plan) -> tuple[int, ...]:
+    """Lengths in seconds of the windows that `Evidence.windows` has to hold, shortest first."""
+    pairs = [pair for gate in plan.gates if isinstance(gate, Burn) for pair in gate.windows]
+    return tuple(sorted({seconds(text) for pair in pairs for text in (pair.long, pair.short)}))
+
+
+def error_budget(product: Product, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """What the candidate has used of each availability and latency level's budget in this rollout.
+
+    `left` is the share of the budget of the candidate's own requests that is not used, below 0 when it is overdrawn;
+    `burn_rate` is 1 when the budget is used up exactly. Without requests nothing is used.
+    """
+    cell = total((cell for cell in cells if _sound(cell)), "candidate")
+    report = []
+    for level in product.service_levels:
+        if level.indicator not in ("availability", "latency"):
+            continue
+        n, bad = (cell.requests, _bad(cell, level)[0]) if cell is not None else (0, 0)
+        rate = _burn_rate(bad, n, level)
+        report.append(
+            {"name": level.name, "indicator": level.indicator, "objective": level.objective, "window": level.window,
+             "good": n - bad, "bad": bad, "left": 1.0 - rate, "burn_rate": rate}
+        )  # fmt: skip
+    return report
+
+
+_Said = tuple[Outcome, str, dict[str, Any]]
+
+
+class _View:
+    """The evidence as the gates of one stage see it."""
+
+    def __init__(self, plan: Plan, state: State, evidence: Evidence, product: Product) -> None:
+        self.product, self.evidence, self.plan = product, evidence, plan
+        self.stage = plan.stages[min(max(state.stage, 0), len(plan.stages) - 1)]
+        self.unseen = self.stage.kind == "shadow"
+        kinds = {stage.kind for stage in plan.stages}
+        # Without a canary step there is no candidate beside the serving release: what the shadow showed stays.
+        self.compared: Arm | None = (
+            "shadow" if self.unseen or ("shadow" in kinds and "canary" not in kinds)
+            else "candidate" if "canary" in kinds else None
+        )  # fmt: skip
+        self.cells = tuple(cell for cell in _tuple(getattr(evidence, "cells", ())) if isinstance(cell, Cell))
+        self.broken = any(not _sound(cell) for cell in self.cells)
+        tests = sum(isinstance(gate, Compare | Quality | Burn | Threshold) for gate in plan.gates)
+        self.alpha = FALSE_ALARM / max(1, tests)
+
+    @property
+    def missing(self) -> str:
+        """Why there is no evidence, for a verdict's reason."""
+        if self.broken:
+            return "the counts contradict themselves"
+        return str(getattr(self.evidence, "problem", "") or "nothing was counted yet")
+
+    def pairs(self) -> list[_Pair]:
+        """Both arms of every step in which both scored."""
+        if self.compared is None or self.broken:
+            return []
+        kind = "shadow" if self.compared == "shadow" else "canary"
+        steps = [number for number, stage in enumerate(self.plan.stages, 1) if stage.kind == kind]
+        arms = [(total(self.cells, self.compared, [step]), total(self.cells, "serving", [step])) for step in steps]
+        return [_Pair(one, other) for one, other in arms if one is not None and other is not None]
+
+    def own(self) -> Cell | None:
+        """Everything the release on trial did: answered, or in the shadow scored."""
+        return None if self.broken else total(self.cells, "shadow" if self.unseen else "candidate")
+
+    def window(self, length: int) -> tuple[Cell, ...] | None:
+        """The cells of a window, or None when it was not counted or contradicts itself."""
+        held = getattr(self.evidence, "windows", None)
+        cells = held.get(length) if isinstance(held, Mapping) else None
+        if not isinstance(cells, tuple | list):
+            return None
+        return tuple(cells) if all(isinstance(cell, Cell) and _sound(cell) for cell in cells) else None
+
+
+def _judge(gate: RolloutGate, view: _View) -> _Said:
+    match gate:
+        case Compare():
+            return _compare(gate, view)
+        case Threshold():
+            return _threshold(gate, view)
+        case Burn():
+            return _burn(gate, view)
+        case Quality():
+            return _quality(gate, view)
+        case Drift():
+            return _drift(gate, view.evidence)
+        case Contract():
+            return _contract(view.evidence)
+
+
+# --- comparison ------------------------------------------------------------------------------------------------------
+
+
+def _compare(gate: Compare, view: _View) -> _Said:
+    if view.compared is None:
+        return "not-applicable", "nothing serves beside the candidate to compare it with", {}
+    if gate.metric == "latency" and view.compared == "shadow":
+        return "not-applicable", "a shadow scores in the background: its latency is nobody's", {}
+    pairs = view.pairs()
+    if not pairs:
+        return "inconclusive", f"no evidence: {view.missing}", {}
+    return (
+        _compare_shift(gate, pairs, view) if gate.metric in ("latency", "scores") else _compare_share(gate, pairs, view)
+    )
+
+
+def _compare_share(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
+    arms = sequential.Arms.of([(*_share(pair.candidate, gate), *_share(pair.serving, gate)) for pair in pairs])
+    fails = float(sequential.log_e_share(arms, "at-most", gate.tolerance)[0])
+    passes = float(sequential.log_e_share(arms, "at-least", gate.effect, same=True)[0])
+    n_candidate, n_serving = int(arms.candidate_n.sum()), int(arms.serving_n.sum())
+    k_candidate, k_serving = int(arms.candidate_k.sum()), int(arms.serving_k.sum())
+    smooth = (k_candidate + k_serving + 0.5) / (n_candidate + n_serving + 1)
+    spread = smooth * (1 - smooth) / max(1, n_candidate) + smooth * (1 - smooth) / max(1, n_serving)
+    price = _price(n_candidate, n_serving)
+    least = gate.tolerance + sequential.detectable(math.sqrt(spread), view.alpha, price)
+    seen = k_candidate / max(1, n_candidate), k_serving / max(1, n_serving)
+    facts = _facts(METHOD_SHARES, view, fails, passes, gate.tolerance, gate.effect, (n_candidate, n_serving), seen)
+    facts |= {"counts": {"candidate": k_candidate, "serving": k_serving}, "minimum_detectable_effect": min(1.0, least)}
+    what = f"{gate.metric} {seen[0]:.2%} of {n_candidate} against {seen[1]:.2%} of {n_serving}"
+    return _concluded(what, fails, passes, facts, view, hint=fails)
+
+
+def _compare_shift(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
+    latency = gate.metric == "latency"
+    candidate, serving = (
+        np.array([(cell.latency if latency else cell.scores) for cell in cells], dtype=np.int64)
+        for cells in ([pair.candidate for pair in pairs], [pair.serving for pair in pairs])
+    )
+    tolerance, effect = shift_bins(gate)
+    # A release must not be slower; its scores must be neither higher nor lower, and lower is higher seen in a mirror.
+    sides = [(candidate, serving)] + ([] if latency else [(candidate[:, ::-1], serving[:, ::-1])])
+    failing = [sequential.log_e_shift(one, other, "at-most", tolerance) for one, other in sides]
+    passing = [sequential.log_average(sequential.log_e_shift(*side, "at-least", effect)) for side in sides]
+    fails = sequential.log_average(np.array([sequential.log_average(log_e) for log_e in failing]))
+    hint = max((float(log_e.max()) for log_e in failing if log_e.size), default=0.0)
+    passes = min(passing)
+    points = int(candidate.sum()), int(serving.sum())
+    unit: dict[str, Any] = (
+        {"tolerance": LATENCY_RATIO**tolerance, "effect": LATENCY_RATIO**effect} if latency
+        else {"tolerance": SCORE_WIDTH * tolerance, "effect": SCORE_WIDTH * effect}
+    )  # fmt: skip
+    error = _shift_error(candidate.sum(axis=0), serving.sum(axis=0))
+    price = _price(*points) + math.log(max(1, failing[0].size))
+    least = tolerance + sequential.detectable(error, view.alpha, price)
+    if latency:
+        cells = _sum(pair.candidate for pair in pairs), _sum(pair.serving for pair in pairs)
+        seen = _quantile_ms(cells[0].latency, 0.5), _quantile_ms(cells[1].latency, 0.5)
+        what = f"median latency {seen[0]:.3g} ms of {points[0]} against {seen[1]:.3g} ms of {points[1]}"
+        extra = {
+            "p99_ms": {
+                "candidate": _quantile_ms(cells[0].latency, 0.99),
+                "serving": _quantile_ms(cells[1].latency, 0.99),
+            }
+        }
+        least_unit = LATENCY_RATIO ** min(least, float(LATENCY_BINS))
+    else:
+        seen = _mean_score(candidate.sum(axis=0)), _mean_score(serving.sum(axis=0))
+        what = f"mean score {seen[0]:.3f} of {points[0]} against {seen[1]:.3f} of {points[1]}"
+        extra, least_unit = {}, min(1.0, SCORE_WIDTH * least)
+    facts = _facts(METHOD_SHIFT, view, fails, passes, unit["tolerance"], unit["effect"], points, seen)
+    facts |= {**extra, "minimum_detectable_effect": least_unit}
+    return _concluded(what, fails, passes, facts, view, hint=hint)
+
+
+def shift_bins(gate: Compare) -> tuple[int, int]:
+    """Tolerance and effect of a comparison of latency or scores in whole bins.
+
+    The tolerance is rounded up and the effect down: both tests then claim less than they were asked for.
+    """
+    if gate.metric == "latency":
+        size = math.log(LATENCY_RATIO)
+        return math.ceil(math.log(gate.tolerance) / size - 1e-6), math.floor(math.log(gate.effect) / size + 1e-6)
+    return math.ceil(gate.tolerance / SCORE_WIDTH - 1e-6), math.floor(gate.effect / SCORE_WIDTH + 1e-6)
+
+
+def _concluded(what: str, fails: float, passes: float, facts: dict[str, Any], view: _View, *, hint: float) -> _Said:
+    """Fail on proof of harm; pass on proof of its absence while nothing hints at harm; else wait for more."""
+    enough = min(facts["points"].values()) >= MINIMUM_POINTS
+    if fails >= math.log(1 / view.alpha):
+        return "fail", f"{what}: worse than the tolerance", facts
+    if not enough:
+        return "inconclusive", f"{what}: fewer than {MINIMUM_POINTS} points an arm", facts
+    if passes >= math.log(1 / FALSE_PASS) and hint < 0:
+        return "pass", f"{what}: not worse by the effect", facts
+    return "no-harm", f"{what}: nothing bad seen, and no proof yet", facts
+
+
+def _facts(
+    method: str, view: _View, fails: float, passes: float, tolerance: float, effect: float,
+    points: tuple[int, int], seen: tuple[float, float],
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "method": method, "alpha": view.alpha, "beta": FALSE_PASS, "arm": view.compared,
+        "e_fail": sequential.e_value(fails), "e_pass": sequential.e_value(passes),
+        "tolerance": tolerance, "effect": effect,
+        "points": {"candidate": points[0], "serving": points[1]},
+        "observed": {"candidate": seen[0], "serving": seen[1]},
+    }  # fmt: skip
+
+
+def _share(cell: Cell, gate: Compare) -> tuple[int, int]:
+    """Trials and hits of a comparison of shares."""
+    return (cell.requests, cell.errors) if gate.metric == "errors" else (cell.rows, cell.defaulted)
+
+
+def _price(n_candidate: int, n_serving: int) -> float:
+    """What a mixture over both arms' shares costs, in natural logarithms: half the logarithm of each sample."""
+    return 0.5 * (math.log1p(n_candidate) + math.log1p(n_serving))
+
+
+def _shift_error(candidate: Counts, serving: Counts) -> float:
+    """Standard error, in bins, of a shift between two histograms as a split at one bound shows it.
+
+    A split at the median knows 2/pi of what the mean knows of a normal shift.
+    """
+    n = int(candidate.sum()), int(serving.sum())
+    variances = [_bin_variance(histogram) for histogram in (candidate, serving)]
+    return math.sqrt(math.pi / 2 * sum(variance / max(1, size) for variance, size in zip(variances, n, strict=True)))
+
+
+def _bin_variance(histogram: Counts) -> float:
+    """Variance of the bin's number, and that of a value within its bin."""
+    n = int(histogram.sum())
+    if n == 0:
+        return float(len(histogram))
+    numbers = np.arange(len(histogram))
+    mean = float((histogram * numbers).sum()) / n
+    return float((histogram * (numbers - mean) ** 2).sum()) / n + 1 / 12
+
+
+# --- thresholds ------------------------------------------------------------------------------------------------------
+
+
+def _threshold(gate: Threshold, view: _View) -> _Said:
+    if view.unseen and gate.metric in ("latency-p99-ms", "cost-per-1000"):
+        return "not-applicable", "a shadow scores in the background: its time is nobody's", {}
+    cell = view.own()
+    if cell is None:
+        return "inconclusive", f"no evidence: {view.missing}", {}
+    n = (
+        cell.rows
+        if gate.metric == "defaulted-rate"
+        else sum(cell.latency)
+        if "latency" in gate.metric
+        else cell.requests
+    )
+    facts: dict[str, Any] = {"metric": gate.metric, "maximum": gate.maximum, "points": n}
+    if n == 0:
+        return "inconclusive", f"no evidence: {view.missing}", facts
+    if gate.metric == "cost-per-1000":
+        return _cost(gate, cell, view, facts)
+    if gate.metric == "latency-p99-ms":
+        surely, possibly = _slower(cell, gate.maximum)
+        observed, maximum = _quantile_ms(cell.latency, 0.99), 0.01
+        what = f"p99 latency {observed:.3g} ms of {n} against at most {gate.maximum:g} ms"
+    else:
+        surely = possibly = cell.errors if gate.metric == "error-rate" else cell.defaulted
+        observed, maximum = surely / n, gate.maximum
+        what = f"{gate.metric} {observed:.2%} of {n} against at most {gate.maximum:.2%}"
+    log_e = sequential.log_e_above(n, surely, min(maximum, 1.0))
+    facts |= {"observed": observed, "method": METHOD_SHARES, "alpha": view.alpha, "e_fail": sequential.e_value(log_e)}
+    if log_e >= math.log(1 / view.alpha):
+        return "fail", f"{what}: above it", facts
+    if n < MINIMUM_POINTS:
+        return "inconclusive", f"{what}: fewer than {MINIMUM_POINTS} points", facts
+    if possibly / n > maximum:
+        return "inconclusive", f"{what}: above it, and not yet proof", facts
+    return "pass", f"{what}: within it", facts
+
+
+def _cost(gate: Threshold, cell: Cell, view: _View, facts: dict[str, Any]) -> _Said:
+    observed = cell.busy_seconds / cell.requests * 1000 / 3600 * view.product.budget.core_hour
+    what = f"{observed:.3g} {view.product.budget.currency} for 1000 requests against at most {gate.maximum:g}"
+    facts = facts | {"observed": observed}
+    if cell.requests < MINIMUM_POINTS:
+        return "inconclusive", f"{what}: fewer than {MINIMUM_POINTS} points", facts
+    if observed <= gate.maximum:
+        return "pass", f"{what}: within it", facts
+    if cell.requests < MINIMUM_COST_POINTS:
+        return "inconclusive", f"{what}: above it, from fewer than {MINIMUM_COST_POINTS} requests", facts
+    return "fail", f"{what}: above it", facts
+
+
+# --- burn ------------------------------------------------------------------------------------------------------------
+
+
+def _burn(gate: Burn, view: _View) -> _Said:
+    if view.unseen:
+        return "not-applicable", "a shadow answers nobody: it burns no budget", {}
+    levels = [level for level in view.product.service_levels if level.indicator in ("availability", "latency")]
+    if not levels:
+        return "not-applicable", "the product has no service level of availability or latency", {}
+    alpha = view.alpha / (len(levels) * len(gate.windows))
+    own = view.own()
+    alerts = [_alert(level, pair, view, alpha) for level in levels for pair in gate.windows]
+    facts = {"alpha": alpha, "alerts": [alert for _, _, alert in alerts], "points": own.requests if own else 0}
+    for wanted in ("fail", "inconclusive"):
+        found = [reason for outcome, reason, _ in alerts if outcome == wanted]
+        if found:
+            return ("fail" if wanted == "fail" else "inconclusive"), "; ".join(dict.fromkeys(found)), facts
+    if own is None or own.requests < MINIMUM_POINTS:
+        return "inconclusive", f"fewer than {MINIMUM_POINTS} requests were answered by the candidate", facts
+    if any(outcome == "no-harm" for outcome, _, _ in alerts):
+        return (
+            "no-harm",
+            "; ".join(dict.fromkeys(reason for outcome, reason, _ in alerts if outcome == "no-harm")),
+            facts,
+        )
+    return "pass", "no budget burns faster than a pair of windows allows", facts
+
+
+def _alert(level: ServiceLevel, pair: BurnWindow, view: _View, alpha: float) -> _Said:
+    """One pair of windows over one level: fail is an alert."""
+    name = f"{level.name} {pair.long}/{pair.short}"
+    facts: dict[str, Any] = {"level": level.name, "long": pair.long, "short": pair.short, "rate": pair.rate}
+    rates: dict[Arm, list[float]] = {"candidate": [], "serving": []}
+    least_bad, log_e = math.inf, math.inf
+    for length in (seconds(pair.long), seconds(pair.short)):
+        cells = view.window(length)
+        if cells is None:
+            return "inconclusive", f"no evidence of the last {length} s", facts
+        for arm in rates:
+            cell = total(cells, arm)
+            n, bad = (cell.requests, _bad(cell, level)[1 if arm == "serving" else 0]) if cell else (0, 0)
+            rates[arm].append(_burn_rate(bad, n, level))
+            if arm == "candidate":
+                least_bad = min(least_bad, bad)
+                if length == seconds(pair.long):
+                    log_e = sequential.log_e_above(n, bad, min(1.0, pair.rate * (1 - level.objective)))
+    burning = min(rates["candidate"]) > pair.rate
+    facts |= {
+        "burn_rate": {"long": rates["candidate"][0], "short": rates["candidate"][1]},
+        "serving_burn_rate": {"long": rates["serving"][0], "short": rates["serving"][1]},
+        "bad": int(least_bad), "e_fail": sequential.e_value(log_e),
+    }  # fmt: skip
+    speeds = " and ".join(f"{rate:.3g}" for rate in rates["candidate"])
+    what = f"{name}: the budget burns {speeds} times as fast as it may, {pair.rate:g} allowed"
+    if not burning:
+        return "pass", f"{name}: within its budget", facts
+    if least_bad < MINIMUM_BAD or log_e < math.log(1 / alpha):
+        return "no-harm", f"{what}; not yet proof", facts
+    # At the speed of a ticket, what the serving release burns as well is not the candidate's doing: it holds the
+    # rollout up. At the speed of a page people are harmed during a change, so the change goes, whoever did it.
+    if pair.rate <= 1 and min(rates["serving"]) > pair.rate:
+        return "inconclusive", f"{what}, and the serving release burns it as well", facts
+    return "fail", what, facts
+
+
+def _bad(cell: Cell, level: ServiceLevel) -> tuple[int, int]:
+    """Bad requests of a level: surely, and possibly (in the latency bin that the threshold cuts in two)."""
+    if level.indicator == "availability":
+        return cell.errors, cell.errors
+    return _slower(cell, level.threshold_ms or math.inf)
+
+
+def _slower(cell: Cell, milliseconds: float) -> tuple[int, int]:
+    """Requests surely and possibly slower than a bound, as far as bins can say."""
+    bound = milliseconds / 1000
+    lower = [0.0, *LATENCY_BOUNDS]
+    surely = sum(count for count, edge in zip(cell.latency, lower, strict=True) if edge >= bound)
+    upper = [*LATENCY_BOUNDS, math.inf]
+    return surely, sum(count for count, edge in zip(cell.latency, upper, strict=True) if edge > bound)
+
+
+def _burn_rate(bad: int, n: int, level: ServiceLevel) -> float:
+    return bad / n / (1 - level.objective) if n else 0.0
+
+
+# --- quality, drift, contract ----------------------------------------------------------------------------------------
+
+
+def _quality(gate: Quality, view: _View) -> _Said:
+    outcomes = view.evidence.outcomes if isinstance(getattr(view.evidence, "outcomes", None), Mapping) else None
+    arm = view.compared or "candidate"
+    arms = [_outcomes((outcomes or {}).get(name)) for name in (arm, "serving")]
+    points = {"candidate": len(arms[0].label), "serving": len(arms[1].label)}
+    if min(points.values()) < MINIMUM_POINTS:
+        reason = f"{points['candidate']} and {points['serving']} labelled predictions, {MINIMUM_POINTS} needed"
+        if gate.required:
+            return "inconclusive", reason, {"points": points}
+        return "not-applicable", f"{reason}; quality is not required", {"points": points}
+    blocks = [sequential.auc_blocks(one.score, one.label) for one in arms]
+    paired = min(len(one) for one in blocks)
+    difference: Floats = blocks[0][:paired] - blocks[1][:paired]
+    if paired == 0:
+        outcome: Outcome = "inconclusive" if gate.required else "not-applicable"
+        return outcome, "too few labelled predictions of each class", {"points": points}
+    fails = sequential.log_e_mean(difference, "at-least", -gate.tolerance)
+    passes = sequential.log_e_mean(difference, "at-most", -gate.effect)
+    error = float(difference.std(ddof=1)) / math.sqrt(paired) if paired > 1 else 1.0
+    seen = float(blocks[0].mean()), float(blocks[1].mean())
+    facts = _facts(
+        METHOD_MEAN, view, fails, passes, gate.tolerance, gate.effect, (points["candidate"], points["serving"]), seen
+    )
+    least = gate.tolerance + sequential.detectable(error, view.alpha, math.log(len(sequential.BETS)))
+    facts |= {"arm": arm, "blocks": paired, "minimum_detectable_effect": min(1.0, least)}
+    what = f"AUC {seen[0]:.3f} against {seen[1]:.3f}, {paired} blocks"
+    outcome, reason, facts = _concluded(what, fails, passes, facts, view, hint=-1.0)
+    if outcome not in ("fail", "pass") and not gate.required:
+        return "not-applicable", f"{reason}; quality is not required", facts
+    return outcome, reason, facts
+
+
+def _outcomes(found: object) -> Outcomes:
+    """Sound outcomes, or none."""
+    if not isinstance(found, Outcomes) or len(found.score) != len(found.label):
+        return Outcomes()
+    score, label = np.asarray(found.score, dtype=np.float64), np.asarray(found.label)
+    if not np.isfinite(score).all() or not np.isin(label, (0, 1)).all():
+        return Outcomes()
+    return found
+
+
+def _drift(gate: Drift, evidence: Evidence) -> _Said:
+    drift = getattr(evidence, "drift", None)
+    if not isinstance(drift, Mapping) or not drift or not all(_finite(value) for value in drift.values()):
+        return "inconclusive", "no evidence: the candidate's inputs were not compared with its reference", {}
+    beyond = sorted(name for name, value in drift.items() if value > gate.psi)
+    facts = {"psi": {str(name): float(value) for name, value in drift.items()}, "bound": gate.psi, "beyond": beyond}
+    if len(beyond) > gate.features:
+        return "fail", f"{len(beyond)} features drifted: {', '.join(beyond)}", facts
+    return "pass", f"{len(beyond)} of {len(drift)} features drifted", facts
+
+
+def _contract(evidence: Evidence) -> _Said:
+    broken = getattr(evidence, "contract_violations", None)
+    if isinstance(broken, bool) or not isinstance(broken, int) or broken < 0:
+        return "inconclusive", "no evidence: quarantined batches were not counted", {}
+    facts = {"violations": broken}
+    return ("fail" if broken else "pass"), f"{broken} batches broke their contract since the rollout began", facts
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _sound(cell: Cell) -> bool:
+    """Whether a cell's counts can be true."""
+    counts = (cell.requests, cell.errors, cell.rows, cell.defaulted, *cell.latency, *cell.scores)
+    return (
+        len(cell.latency) == LATENCY_BINS
+        and len(cell.scores) == SCORE_BINS
+        and set(map(type, counts)) <= {int, np.int64}
+        and min(counts) >= 0
+        and cell.errors <= cell.requests
+        and cell.defaulted <= cell.rows
+        and _finite(cell.busy_seconds)
+        and cell.busy_seconds >= 0
+    )
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _tuple(value: object) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else ()
+
+
+def _sum(cells: Iterable[Cell]) -> Cell:
+    first, *rest = cells
+    for cell in rest:
+        first += cell
+    return first
+
+
+def _quantile_ms(histogram: Sequence[int], share: float) -> float:
+    """Upper bound in milliseconds of the bin that holds a quantile; the last bin has only a lower one."""
+    need, seen = share * sum(histogram), 0
+    for count, bound in zip(histogram, LATENCY_BOUNDS, strict=False):
+        seen += count
+        if seen >= need:
+            return bound * 1000
+    return LATENCY_BOUNDS[-1] * 1000
+
+
+def _mean_score(histogram: Counts) -> float:
+    """Mean of the bins' middles."""
+    n = int(histogram.sum())
+    return float((histogram * (np.arange(SCORE_BINS) + 0.5)).sum()) * SCORE_WIDTH / n if n else 0.0
+
+
+def _json(value: Any) -> Any:
+    """Only what JSON holds: no infinity, no NaN, no numpy."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return int(value) if isinstance(value, np.integer) else value

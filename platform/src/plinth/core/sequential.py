@@ -1,0 +1,277 @@
+"""Sequential tests of a candidate against the serving release. Pure: counts in, evidence out.
+
+Every test gives an e-value: a non-negative number that, while its hypothesis H0 is true, is 1 or less on average at
+whatever moment one looks. By Ville's inequality it then ever reaches 1/alpha with probability alpha at most, so a
+controller may look every second and act at once. Sources:
+
+- Ville, Étude critique de la notion de collectif (1939); Ramdas, Grünwald, Vovk, Shafer, "Game-theoretic statistics
+  and safe anytime-valid inference", Statistical Science 2023: e-values, e-processes, optional stopping.
+- Wasserman, Ramdas, Balakrishnan, "Universal inference", PNAS 2020: the ratio used for shares, a mixture over the
+  likelihoods of all alternatives divided by the largest likelihood under H0. It needs no known split of the traffic,
+  takes tolerances of any form, and is exact at counts as low as 0.
+- Lindon, Sanden, Shirikian, "Rapid regression detection in software deployments through sequential testing", KDD 2022,
+  and Lindon, Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022: what to test in a canary
+  (order of distributions, counts of errors) and mixtures over the unknown rates.
+- Waudby-Smith, Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024: the test of a mean.
+
+docs/explanation/rollout-gates.md says it in plain words, with what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+Null = Literal["at-most", "at-least"]
+"""H0 of a test: the candidate's share is at most, or at least, the serving release's share plus a margin."""
+
+ZERO_WEIGHT = 0.3
+"""Prior weight of a share of exactly 0, which errors have when all is well; the rest is Jeffreys' Beta(1/2, 1/2)."""
+
+CLASS_ROWS = 4
+"""Labelled rows of each class that close a block for the AUC: small enough to bet on, large enough to lose little."""
+
+BETS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9])
+"""Shares of the largest safe bet that the test of a mean mixes over."""
+
+_LARGEST = 690.0  # e^690 is the largest round number that a float holds: evidence stays finite
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arms:
+    """Counts of both arms, one row a stratum (a step of the rollout), one column a question.
+
+    Attributes:
+        candidate_n: Trials of the candidate, [strata, 1].
+        candidate_k: Those that were hits, [strata, questions].
+        serving_n: Trials of the serving release, [strata, 1].
+        serving_k: Its hits, [strata, questions].
+    """
+
+    candidate_n: Counts
+    candidate_k: Counts
+    serving_n: Counts
+    serving_k: Counts
+
+    @classmethod
+    def of(cls, strata: Sequence[tuple[int, int, int, int]]) -> Arms:
+        """One question, from (candidate_n, candidate_k, serving_n, serving_k) of each stratum."""
+        table = np.array(strata, dtype=np.int64).reshape(-1, 4)
+        return cls(table[:, :1], table[:, 1:2], table[:, 2:3], table[:, 3:4])
+
+
+def e_value(log_e: float) -> float:
+    """An e-value from its logarithm, kept finite."""
+    return math.exp(max(-_LARGEST, min(_LARGEST, log_e)))
+
+
+def log_e_share(arms: Arms, null: Null, margin: float, *, same: bool = False) -> Floats:
+    """Evidence against H0 "candidate's share <= (or >=) serving's share + margin in every stratum".
+
+    Shares may differ between strata; hits are independent given their stratum and arm.
+
+    Args:
+        arms: The counts.
+        null: The direction of H0.
+        margin: What is added to the serving release's share, 0 or more.
+        same: Whether "both shares are equal" is among the alternatives, which proves equality sooner.
+
+    Returns:
+        Natural logarithm of the e-value for each question, [questions].
+    """
+    separate = (_marginal(arms.candidate_k, arms.candidate_n) + _marginal(arms.serving_k, arms.serving_n)).sum(axis=0)
+    candidate_k, serving_k = arms.candidate_k.sum(axis=0), arms.serving_k.sum(axis=0)
+    candidate_n, serving_n = arms.candidate_n.sum(axis=0), arms.serving_n.sum(axis=0)
+    pooled = _marginal(candidate_k, candidate_n) + _marginal(serving_k, serving_n)
+    alternatives = np.logaddexp(separate, pooled) - math.log(2)
+    if same:
+        equal = _marginal(candidate_k + serving_k, candidate_n + serving_n)
+        alternatives = np.logaddexp(alternatives, equal) - math.log(2)
+    return np.asarray(alternatives - _largest_likelihood(arms, null, margin).sum(axis=0))
+
+
+def log_e_shift(candidate: Counts, serving: Counts, null: Null, bins: int) -> Floats:
+    """Evidence against H0 "the candidate's values lie at most (or at least) `bins` bins above the serving release's".
+
+    "At most" says that P(candidate > bound i + bins) <= P(serving > bound i) for every i; "at least" turns the sign.
+    Each bound is a question of its own; their average is an e-value again.
+
+    Args:
+        candidate: Values by bin, [strata, n bins].
+        serving: Values by bin, [strata, n bins].
+        null: The direction of H0.
+        bins: The margin in whole bins, 0 or more.
+
+    Returns:
+        Natural logarithm of the e-value at each bound, [n bins - 1 - bins].
+    """
+    above_candidate, above_serving = _above(candidate)[:, bins:], _above(serving)
+    questions = above_candidate.shape[1]
+    arms = Arms(
+        candidate.sum(axis=1, keepdims=True),
+        above_candidate,
+        serving.sum(axis=1, keepdims=True),
+        above_serving[:, :questions],
+    )
+    return log_e_share(arms, null, 0.0)
+
+
+def log_average(log_e: Floats) -> float:
+    """Logarithm of the average of e-values, itself an e-value. Nothing to average is no evidence (0)."""
+    if log_e.size == 0:
+        return 0.0
+    top = float(log_e.max())
+    return top + math.log(float(np.exp(log_e - top).mean()))
+
+
+def log_e_above(n: int, k: int, maximum: float) -> float:
+    """Evidence against H0 "the share is at most `maximum`" from k hits in n trials: one arm, no comparison."""
+    if n == 0:
+        return 0.0
+    share = min(k / n, maximum)
+    return float(_marginal(np.array(k), np.array(n))) - float(_log_likelihood(np.array(k), np.array(n), share))
+
+
+def log_e_mean(values: Floats, null: Null, bound: float) -> float:
+    """Evidence against H0 "the mean is at most (or at least) `bound`", of values in [-1, 1] in the order they came."""
+    if values.size == 0:
+        return 0.0
+    gains = values - bound if null == "at-most" else bound - values
+    worst = 1.0 + bound if null == "at-most" else 1.0 - bound  # the largest possible loss of a bet of 1
+    wealth = np.log1p(np.outer(BETS / worst, gains)).sum(axis=1)
+    return log_average(wealth)
+
+
+def auc_blocks(score: Sequence[float], label: Sequence[int]) -> Floats:
+    """AUC of consecutive blocks of labelled predictions, [blocks].
+
+    A block ends as soon as it has CLASS_ROWS rows of each class. Where blocks end depends on labels alone, so each
+    block's AUC is an unbiased estimate of its own; the unfinished rest is left out.
+    """
+    scores, labels = np.asarray(score, dtype=np.float64), np.asarray(label, dtype=np.int64)
+    ends = _block_ends(labels)
+    if not ends:
+        return np.zeros(0)
+    rows = ends[-1]
+    scores, labels = scores[:rows], labels[:rows]
+    block = np.searchsorted(np.array(ends), np.arange(rows), side="right")
+    order = np.lexsort((scores, block))
+    scores, labels, block = scores[order], labels[order], block[order]
+    # Ranks of equal scores within a block are their average.
+    fresh = np.r_[True, (np.diff(scores) != 0) | (np.diff(block) != 0)]
+    group = np.cumsum(fresh) - 1
+    first = np.flatnonzero(fresh)
+    last = np.r_[first[1:], rows] - 1
+    starts = np.r_[0, ends[:-1]]
+    rank = ((first + last) / 2)[group] - starts[block] + 1
+    positive = np.bincount(block, weights=labels)
+    negative = np.bincount(block) - positive
+    ranks = np.bincount(block, weights=rank * labels)
+    return np.asarray((ranks - positive * (positive + 1) / 2) / (positive * negative), dtype=np.float64)
+
+
+def detectable(standard_error: float, alpha: float, price: float, power: float = 0.8) -> float:
+    """Smallest difference beyond the tolerance that a sample would show with this power; an approximation.
+
+    Normal theory: the logarithm of the e-value grows like z^2/2 less the price of not knowing the alternative, so it
+    reaches log(1/alpha) at z = sqrt(2 (log(1/alpha) + price)); power adds its quantile.
+
+    Args:
+        standard_error: Of the observed difference, in the metric's unit.
+        alpha: Level of the test.
+        price: What the mixture costs, in natural logarithms.
+        power: Probability of showing it.
+    """
+    needed = math.sqrt(2.0 * (math.log(1.0 / alpha) + max(0.0, price)))
+    return (needed + NormalDist().inv_cdf(power)) * standard_error
+
+
+def _above(histogram: Counts) -> Counts:
+    """How many values lie above each bound, [strata, bins - 1]."""
+    return histogram[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
+
+
+def _block_ends(labels: Counts) -> list[int]:
+    """Row after the last one of each complete block."""
+    positions = np.flatnonzero(labels == 1), np.flatnonzero(labels != 1)
+    ends: list[int] = []
+    done = [0, 0]
+    while all(used + CLASS_ROWS <= len(rows) for used, rows in zip(done, positions, strict=True)):
+        ends.append(1 + max(int(rows[used + CLASS_ROWS - 1]) for used, rows in zip(done, positions, strict=True)))
+        done = [int(np.searchsorted(rows, ends[-1])) for rows in positions]
+    return ends
+
+
+def _marginal(k: Counts, n: Counts) -> Floats:
+    """Log likelihood of k hits in n trials, averaged over the prior of the share."""
+    hits, trials = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    jeffreys = _log_gamma(hits + 0.5) + _log_gamma(trials - hits + 0.5) - _log_gamma(trials + 1) - math.log(math.pi)
+    zero = np.where(k == 0, math.log(ZERO_WEIGHT), -np.inf)
+    return np.asarray(np.logaddexp(jeffreys + math.log1p(-ZERO_WEIGHT), zero))
+
+
+def _log_gamma(x: Floats) -> Floats:
+    """log Gamma for x >= 1/2: Stirling's series after moving the argument up by 8; exact to 1e-12."""
+    product = x * (x + 1) * (x + 2) * (x + 3)
+    product = product * ((x + 4) * (x + 5) * (x + 6) * (x + 7))
+    y = x + 8.0
+    square = y * y
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * square)) / square) / square) / y
+    return np.asarray((y - 0.5) * np.log(y) - y + 0.5 * math.log(2 * math.pi) + series - np.log(product))
+
+
+def _log_likelihood(k: Counts, n: Counts, share: Floats | float) -> Floats:
+    """k log p + (n - k) log(1 - p), with 0 log 0 = 0."""
+    p = np.asarray(share, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hits = np.where(k > 0, k * np.log(p), 0.0)
+        misses = np.where(n > k, (n - k) * np.log1p(-p), 0.0)
+    return np.asarray(hits + misses)
+
+
+def _largest_likelihood(arms: Arms, null: Null, margin: float) -> Floats:
+    """Log of the largest likelihood that H0 allows, [strata, questions]."""
+    candidate, serving = (
+        arms.candidate_k / np.maximum(arms.candidate_n, 1),
+        arms.serving_k / np.maximum(arms.serving_n, 1),
+    )
+    inside = candidate <= serving + margin if null == "at-most" else candidate >= serving + margin
+    # Without trials an arm says nothing, and H0 is never contradicted.
+    inside = inside | (arms.candidate_n == 0) | (arms.serving_n == 0)
+    if margin == 0.0:
+        both = (arms.candidate_k + arms.serving_k) / np.maximum(arms.candidate_n + arms.serving_n, 1)
+        edge = both
+    else:
+        edge = np.zeros(inside.shape)
+        for place in zip(*np.nonzero(~inside), strict=True):
+            row = int(place[0])
+            edge[place] = _edge(
+                int(arms.candidate_n[row, 0]), int(arms.candidate_k[place]),
+                int(arms.serving_n[row, 0]), int(arms.serving_k[place]), margin,
+            )  # fmt: skip
+    return np.asarray(
+        _log_likelihood(arms.candidate_k, arms.candidate_n, np.where(inside, candidate, edge + margin))
+        + _log_likelihood(arms.serving_k, arms.serving_n, np.where(inside, serving, edge))
+    )
+
+
+def _edge(candidate_n: int, candidate_k: int, serving_n: int, serving_k: int, margin: float) -> float:
+    """Serving's share p that makes the counts likeliest when the candidate's is exactly p + margin."""
+    low, high = 0.0, 1.0 - margin
+    for _ in range(60):  # the likelihood is concave: its slope changes sign once
+        p = (low + high) / 2
+        slope = (
+            serving_k / p - (serving_n - serving_k) / (1 - p)
+            + candidate_k / (p + margin) - (candidate_n - candidate_k) / (1 - p - margin)
+        )  # fmt: skip
+        low, high = (p, high) if slope > 0 else (low, p)
+    return (low + high) / 2
