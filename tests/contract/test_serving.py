@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plinth.core.digests import digest_bytes
+from plinth.core.routes import Route
 from plinth.errors import Corrupt, NotFound, PlinthError, Unavailable
 from plinth.features.readplan import ReadPlan
 from plinth.ledger.artifacts import ArtifactStore
@@ -14,7 +15,6 @@ from plinth.ledger.store import Ledger
 from plinth.serving.inference_log import Entry
 from plinth.serving.ledger import LedgerReleases
 from plinth.serving.memory import MemoryReader, MemoryReleases, MemorySink
-from plinth.serving.port import Wanted
 from plinth.serving.pyarrow import ParquetSink
 from plinth.serving.releases import read_artifact
 
@@ -39,7 +39,7 @@ class FromLedger:
         serving = self.ledger.promote(
             "flight-delays", digest, expected_generation=self.count - 1, actor="test", reason="test"
         )
-        return Wanted(serving.digest, serving.generation)
+        return Route(serving.generation, 0, serving.digest)
 
     def damage(self, name):
         path = self.store._target(digest_bytes(FILES[name]))
@@ -59,7 +59,7 @@ class InMemory:
         return self.source.promote(files, self.count)
 
     def damage(self, name):
-        self.source.artifacts(self.source.wanted.digest)[name][0].write_bytes(b"damaged")
+        self.source.artifacts(self.source.wanted.serving)[name][0].write_bytes(b"damaged")
 
 
 @pytest.fixture(params=[FromLedger, InMemory])
@@ -81,7 +81,7 @@ def test_the_promoted_release_is_wanted_with_its_generation(releases):
 
 def test_artefacts_come_with_a_path_and_a_digest_that_fits(releases):
     wanted = releases.promote(FILES)
-    artifacts = releases.source.artifacts(wanted.digest)
+    artifacts = releases.source.artifacts(wanted.serving)
     assert {name: read_artifact(artifacts, name) for name in artifacts} == FILES
 
 
@@ -89,7 +89,7 @@ def test_a_damaged_artefact_cannot_be_read(releases):
     wanted = releases.promote(FILES)
     releases.damage("model.onnx")
     with pytest.raises(Corrupt):
-        read_artifact(releases.source.artifacts(wanted.digest), "model.onnx")
+        read_artifact(releases.source.artifacts(wanted.serving), "model.onnx")
 
 
 def test_an_unknown_release_is_not_found(releases):

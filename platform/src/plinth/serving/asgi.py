@@ -187,11 +187,12 @@ class ServingApp:
 
     async def _flush(self, request: Request) -> Response:
         """In a thread: the disk must not hold up other requests."""
-        done = await asyncio.get_running_loop().run_in_executor(None, self._predictor.log.flush)
-        stats = self._predictor.log.stats()
-        if not done:
-            raise Unavailable("the inference log cannot be written", where=stats["failing"], hint="free disk space")
-        return Response(orjson.dumps(stats))
+        logs = (self._predictor.log, self._predictor.requests)
+        for log in logs:
+            if not await asyncio.get_running_loop().run_in_executor(None, log.flush):
+                raise Unavailable(f"the {log.name} cannot be written", where=log.failing, hint="free disk space")
+        inference, requests = (log.stats() for log in logs)
+        return Response(orjson.dumps({**inference, "requests": requests}))
 
     async def _healthz(self, request: Request) -> Response:
         return Response(b'{"status":"alive"}')

@@ -1,13 +1,14 @@
-"""The ledger as a release source: what is promoted, and where its artefacts are."""
+"""The ledger as a release source: how traffic is split, and where the releases' artefacts are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from plinth.core.routes import Route
 from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
-from plinth.serving.port import Wanted
 
 
 class LedgerReleases:
@@ -15,13 +16,13 @@ class LedgerReleases:
 
     def __init__(self, ledger: Ledger, store: ArtifactStore, product: str) -> None:
         self._ledger = ledger
+        self._rollouts = Rollouts(ledger)
         self._store = store
         self._product = product
 
-    def current(self) -> Wanted | None:
-        """The promoted release, or None."""
-        serving = self._ledger.current(self._product)
-        return Wanted(serving.digest, serving.generation) if serving else None
+    def current(self) -> Route | None:
+        """The route of what is promoted or rolled out, read in one transaction; None before the first promotion."""
+        return self._rollouts.route(self._product)
 
     def artifacts(self, digest: str) -> Mapping[str, tuple[Path, str]]:
         """File name to path and sha256; the store checks each file's content."""

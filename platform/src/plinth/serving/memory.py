@@ -9,29 +9,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plinth.core.digests import digest_bytes
+from plinth.core.routes import Route
 from plinth.errors import InvalidInput, NotFound, Unavailable
 from plinth.serving.body import read_json
-from plinth.serving.inference_log import Entry
-from plinth.serving.port import FeatureBlock, FloatMatrix, Instances, Wanted
+from plinth.serving.port import FeatureBlock, FloatMatrix, Instances
+
+Record = TypeVar("Record")
 
 
 class MemoryReleases:
     """A release source whose bundles lie in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.wanted: Wanted | None = None
+        self.wanted: Route | None = None
         self.unreachable = False
         self._folder = folder
         self._bundles: dict[str, dict[str, tuple[Path, str]]] = {}
 
-    def promote(self, files: Mapping[str, bytes], generation: int) -> Wanted:
-        """Store a bundle and want it served; its digest is that of its files."""
+    def register(self, files: Mapping[str, bytes]) -> str:
+        """Store a bundle; its digest is that of its files."""
         digests = {name: digest_bytes(data) for name, data in files.items()}
         digest = digest_bytes(json.dumps(digests, sort_keys=True).encode())
         bundle: dict[str, tuple[Path, str]] = {}
@@ -40,11 +42,15 @@ class MemoryReleases:
             path.write_bytes(data)
             bundle[name] = (path, digests[name])
         self._bundles[digest] = bundle
-        self.wanted = Wanted(digest, generation)
+        return digest
+
+    def promote(self, files: Mapping[str, bytes], generation: int) -> Route:
+        """Store a bundle and want it served alone."""
+        self.wanted = Route(generation, 0, self.register(files))
         return self.wanted
 
-    def current(self) -> Wanted | None:
-        """The promoted bundle."""
+    def current(self) -> Route | None:
+        """The wanted route."""
         if self.unreachable:
             raise Unavailable("the ledger cannot be reached")
         return self.wanted
@@ -82,14 +88,14 @@ class MemoryReader:
         return MemoryBlock(values, np.array([[int(row is None)] for row in found], dtype=np.uint8))
 
 
-class MemorySink:
-    """Keeps entries in a list; refuses them while `full`."""
+class MemorySink(Generic[Record]):
+    """Keeps records in a list; refuses them while `full`."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[Record] = []
         self.full = False
 
-    def write(self, entries: Sequence[Entry]) -> None:
+    def write(self, entries: Sequence[Record]) -> None:
         """Keep them."""
         if self.full:
             raise OSError(28, "No space left on device")
@@ -101,6 +107,7 @@ class MemoryObserver:
     """Keeps what it is told."""
 
     requests: list[dict[str, Any]] = field(default_factory=list)
+    arms: list[dict[str, Any]] = field(default_factory=list)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     defaulted: dict[str, int] = field(default_factory=dict)
 
@@ -112,6 +119,10 @@ class MemoryObserver:
         """Add up defaulted rows."""
         for view, count in defaulted.items():
             self.defaulted[view] = self.defaulted.get(view, 0) + count
+
+    def arm(self, **fields: Any) -> None:
+        """Keep what an arm did."""
+        self.arms.append(fields)
 
     def event(self, name: str, level: int, **fields: Any) -> None:
         """Keep an event."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from plinth.core.evidence import Arm
 from plinth.core.routes import Route
 
 FloatMatrix = NDArray[np.float32]
@@ -53,6 +54,9 @@ class Scorer(Protocol):
 
     def score(self, matrix: FloatMatrix) -> NDArray[np.float64]:
         """Probabilities [n] of a float32 matrix [n, features]."""
+
+    def stop(self) -> None:
+        """End the runs that are going on, from another thread: they raise. Later runs are not touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +101,11 @@ class ServedProduct(Protocol):
         """The OpenAPI description of the product's request and answer: `request`, `answer` schemas and `examples`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The release that the ledger wants served."""
-
-    digest: str
-    generation: int
-
-
 class ReleaseSource(Protocol):
     """Where releases come from."""
 
-    def current(self) -> Wanted | None:
-        """The wanted release, or None while nothing was promoted. Called every half second: cheap.
+    def current(self) -> Route | None:
+        """How traffic is to be split now, or None while nothing was promoted. Called every half second: cheap.
 
         Raises:
             Unavailable: The ledger cannot be reached.
@@ -185,6 +181,30 @@ class Observer(Protocol):
 
     def predicted(self, *, release: str, defaulted: Mapping[str, int]) -> None:
         """Rows of a prediction that a view had no fresh value for, by view."""
+
+    def arm(
+        self,
+        *,
+        route: Route,
+        arm: Arm,
+        release: str,
+        failed: bool,
+        seconds: float,
+        scores: NDArray[np.float64],
+        defaulted: int,
+    ) -> None:
+        """One arm of a rollout did its share of a request. Called only while the route names a candidate, once a
+        request and arm; for the arm "shadow" from another thread than the rest, so it has to be thread-safe.
+
+        Args:
+            route: The route the request was answered under.
+            arm: Who scored.
+            release: Digest of the release that scored.
+            failed: Whether the request failed because of it (status 500 and above).
+            seconds: Service time: reading features, scoring and (except for a shadow) making the answer.
+            scores: Probabilities [n]; empty when it failed.
+            defaulted: Rows that some view had no fresh value for.
+        """
 
     def event(self, name: str, level: int, **fields: Any) -> None:
         """Something worth a log line happened outside a request: a release was taken over, or refused."""

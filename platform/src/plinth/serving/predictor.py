@@ -1,4 +1,4 @@
-"""One prediction, without a transport: parse, read features, assemble, score, answer, log.
+"""One prediction, without a transport: parse, route, read features, assemble, score, answer, log.
 
 No registry client, no DataFrame and no orchestrator here (PERFORMANCE design, "what kills glue code").
 """
@@ -9,16 +9,21 @@ import asyncio
 import time
 from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from plinth.core.evidence import Arm
 from plinth.errors import PlinthError, Unavailable
-from plinth.serving.batching import Batcher, Scored
+from plinth.serving.batching import Batcher, Scored, take
+from plinth.serving.deadline import Deadline
 from plinth.serving.inference_log import Entry, InferenceLog
 from plinth.serving.port import Instances, Observer, ServedProduct
-from plinth.serving.releases import LoadedRelease, ReleaseHolder
+from plinth.serving.releases import LoadedRelease, ReleaseHolder, Routing, check_finite
+from plinth.serving.requests import NO_SCORES, RequestLog, RequestRecord
+from plinth.serving.shadow import Shadow
 
 REASONS = {1: "missing", 2: "stale", 3: "future"}
 """Why a view's values are its declared defaults, by the reader's status code."""
@@ -32,21 +37,44 @@ RETRY_DELAY = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one request. `body` is JSON."""
+    """The answer to one request. `body` is JSON; `release` is the one that the answer names."""
 
     body: bytes
     rows: int
     release: str
 
 
+@dataclass(slots=True)
+class Share:
+    """The part of a request that one arm answers. `index`: where its instances stand; None when it has them all."""
+
+    arm: Arm
+    release: LoadedRelease
+    instances: Instances
+    index: list[int] | None = None
+    scored: Scored | None = None
+    error: Exception | None = None
+
+
 class Predictor:
     """Answers prediction requests for one product."""
 
-    def __init__(self, product: ServedProduct, releases: ReleaseHolder, log: InferenceLog, observer: Observer) -> None:
+    def __init__(
+        self,
+        product: ServedProduct,
+        releases: ReleaseHolder,
+        log: InferenceLog,
+        requests: RequestLog,
+        shadow: Shadow,
+        observer: Observer,
+    ) -> None:
         self.product = product
         self.releases = releases
         self.log = log
+        self.requests = requests
+        self.shadow = shadow
         self.observer = observer
+        self._deadline = Deadline()
         self._batcher = Batcher(self._score)
 
     async def predict(
@@ -68,49 +96,108 @@ class Predictor:
         marks.append(("start", started))
         instances = self.product.parse(body)
         marks.append(("parse", time.time_ns()))
-        scored = await self._scored(instances)
-        marks += [("features", scored.read_at), ("score", scored.scored_at)]
-        release = scored.release
-        defaulted, flags = self._flags(release, scored.status)
-        answer = self._answer(request_id, release, instances, scored.scores, defaulted, flags)
+        routing, shares = await self._scored(instances, request_id)
+        answering = time.perf_counter()
+        answer, flags = self._answer(request_id, routing, shares, marks)
+        took = time.perf_counter() - answering
         now = time.time_ns()
         marks.append(("answer", now))
-        self.log.append(
-            Entry(
-                request_id, release.digest, instances.entity_ids, instances.at, scored.matrix, scored.scores, flags,
-                (now - started) / 1e6, now / 1e9,
-            )
-        )  # fmt: skip
+        self._log(request_id, routing, shares, flags, (now - started) / 1e6, now / 1e9, took)
         return answer
 
-    def _score(self, instances: Instances) -> Scored:
-        """Reads inline: it takes microseconds, a hop to a thread takes longer."""
-        release = self.releases.current
-        if release is None:
+    def close(self) -> None:
+        """Stop what watches the candidate's runs."""
+        self._deadline.close()
+
+    # Routing and scoring ----------------------------------------------------------------------------------------
+
+    async def _scored(self, instances: Instances, request_id: str) -> tuple[Routing, list[Share]]:
+        """Every share, scored. Waits, without blocking the event loop, while the online store is locked.
+
+        Raises:
+            Exception: What a share met. It is in the request log then, under that share's arm only.
+        """
+        started = time.perf_counter()
+        delay, deadline = RETRY_DELAY, started + RETRY_SECONDS
+        while True:
+            routing = self._routing()
+            shares = _shares(routing, instances)
+            futures = [self._batcher.submit(share.release, share.instances) for share in shares]
+            error: Exception | None = None
+            for share, future in zip(shares, futures, strict=True):
+                try:
+                    share.scored = await future
+                except Exception as failure:  # noqa: BLE001  (raised below, when it is known whose it is)
+                    share.error = failure
+                    error = error or failure
+            if error is None:
+                return routing, shares
+            if not isinstance(error, Unavailable) or time.perf_counter() + delay > deadline:
+                self._log_failure(request_id, routing, shares, time.perf_counter() - started)
+                raise error
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 0.2)
+
+    def _routing(self) -> Routing:
+        routing = self.releases.routing
+        if routing is None:
             raise Unavailable(
                 "no release is loaded",
                 where=self.product.name,
                 hint=self.releases.problem or "promote one with `plinth release promote`",
             )
+        return routing
+
+    def _score(self, release: LoadedRelease, instances: Instances) -> Scored:
+        """Reads inline: it takes microseconds, a hop to a thread takes longer."""
+        started = time.perf_counter()
         block = release.reader().read(instances.keys, instances.at)
         read_at = time.time_ns()
         matrix = self.product.assemble(instances, block.values)
-        scores = release.scorer.score(matrix)
-        if not np.isfinite(scores).all():
-            raise PlinthError("the model answered with something that is no number", where=release.digest)
-        return Scored(release, block.status, matrix, scores, read_at, time.time_ns())
+        routing = self.releases.routing
+        if routing is not None and release is routing.serving:
+            scores = release.scorer.score(matrix)
+        else:
+            scores = self._deadline.score(release.scorer, matrix)
+        check_finite(scores, release)
+        return Scored(block.status, matrix, scores, read_at, time.time_ns(), time.perf_counter() - started)
 
-    async def _scored(self, instances: Instances) -> Scored:
-        """Waits, without blocking the event loop, while the online store is locked."""
-        delay, deadline = RETRY_DELAY, time.monotonic() + RETRY_SECONDS
-        while True:
-            try:
-                return await self._batcher.submit(instances)
-            except Unavailable:
-                if self.releases.current is None or time.monotonic() + delay > deadline:
-                    raise
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 0.2)
+    # Answering --------------------------------------------------------------------------------------------------
+
+    def _answer(
+        self, request_id: str, routing: Routing, shares: list[Share], marks: MutableSequence[tuple[str, int]]
+    ) -> tuple[Answer, list[list[list[str]]]]:
+        """The answer, and of each share the flags of its rows."""
+        predictions: list[dict[str, Any]] = []
+        flags: list[list[list[str]]] = []
+        for share in shares:
+            scored = share.scored
+            assert scored is not None  # noqa: S101  (a share without scores has raised)
+            defaulted, why = self._flags(share.release, scored.status)
+            flags.append(why)
+            predictions += self._predictions(share.instances, scored.scores, why, defaulted)
+        scored = shares[-1].scored
+        assert scored is not None  # noqa: S101
+        marks += [("features", scored.read_at), ("score", scored.scored_at)]
+        release = shares[0].release.digest
+        if len(shares) > 1:
+            predictions = _in_order(predictions, shares)
+            release = routing.serving.digest
+        body = orjson.dumps({"request_id": request_id, "release": release, "predictions": predictions})
+        return Answer(body, len(predictions), release), flags
+
+    def _predictions(
+        self,
+        instances: Instances,
+        scores: NDArray[np.float64],
+        flags: Sequence[list[str]],
+        defaulted: Sequence[list[str]],
+    ) -> list[dict[str, Any]]:
+        entity = self.product.entity
+        return [
+            {entity: name, "probability": score, "flags": why, "defaulted": views}
+            for name, score, why, views in zip(instances.entity_ids, scores.tolist(), flags, defaulted, strict=True)
+        ]
 
     def _flags(self, release: LoadedRelease, status: NDArray[np.uint8]) -> tuple[list[list[str]], list[list[str]]]:
         """Per row: the views served by their defaults, and the same with the reason (`missing:aircraft_last_leg`)."""
@@ -129,19 +216,93 @@ class Predictor:
         self.observer.predicted(release=release.digest, defaulted=counts)
         return defaulted, flags
 
-    def _answer(
+    # Logging ----------------------------------------------------------------------------------------------------
+
+    def _log(
         self,
         request_id: str,
-        release: LoadedRelease,
-        instances: Instances,
-        scores: NDArray[np.float64],
-        defaulted: Sequence[list[str]],
-        flags: Sequence[list[str]],
-    ) -> Answer:
-        entity = self.product.entity
-        predictions = [
-            {entity: name, "probability": score, "flags": why, "defaulted": views}
-            for name, score, why, views in zip(instances.entity_ids, scores.tolist(), flags, defaulted, strict=True)
-        ]
-        body = orjson.dumps({"request_id": request_id, "release": release.digest, "predictions": predictions})
-        return Answer(body, len(predictions), release.digest)
+        routing: Routing,
+        shares: list[Share],
+        flags: list[list[list[str]]],
+        latency_ms: float,
+        answered: float,
+        answering: float,
+    ) -> None:
+        """One entry of the inference log and one record of the request log for each share; the rest to the shadow."""
+        for share, why in zip(shares, flags, strict=True):
+            instances, scored, digest = share.instances, share.scored, share.release.digest
+            assert scored is not None  # noqa: S101
+            self.log.append(
+                Entry(
+                    request_id, digest, instances.entity_ids, instances.at, scored.matrix, scored.scores, why,
+                    latency_ms, answered,
+                )
+            )  # fmt: skip
+            defaulted = sum(1 for row in why if row)
+            self._record(request_id, routing, share, 200, answered, scored.seconds + answering, defaulted)
+            if routing.route.shadow and share.arm == "serving":
+                # When this request's answer is on its way: the scheduled call comes after this turn of the loop.
+                asyncio.get_running_loop().call_soon(self.shadow.offer, routing, request_id, instances)
+
+    def _log_failure(self, request_id: str, routing: Routing, shares: list[Share], seconds: float) -> None:
+        answered = time.time()
+        for share in shares:
+            if share.error is None:
+                continue
+            code = share.error.http_status if isinstance(share.error, PlinthError) else 500
+            if code >= 500:  # less is the client's fault
+                self._record(request_id, routing, share, code, answered, seconds, 0)
+
+    def _record(
+        self,
+        request_id: str,
+        routing: Routing,
+        share: Share,
+        code: int,
+        answered: float,
+        seconds: float,
+        defaulted: int,
+    ) -> None:
+        route, entities = routing.route, share.instances.entity_ids
+        scores = share.scored.scores if share.scored is not None else NO_SCORES
+        self.requests.append(
+            RequestRecord(
+                request_id, answered, time.monotonic(), route.generation, route.step, share.arm, share.release.digest,
+                code, seconds, len(entities), defaulted, entities if code < 500 else (), scores,
+            )
+        )  # fmt: skip
+        if routing.candidate is not None:
+            self.observer.arm(
+                route=route, arm=share.arm, release=share.release.digest, failed=code >= 500, seconds=seconds,
+                scores=scores, defaulted=defaulted,
+            )  # fmt: skip
+
+
+def _shares(routing: Routing, instances: Instances) -> list[Share]:
+    """Who answers which instances. Without a candidate that answers, one share and nothing to decide."""
+    candidate = routing.candidate
+    if candidate is None or not routing.route.weight:
+        return [Share("serving", routing.serving, instances)]
+    sides = routing.route.to_candidate(instances.entity_ids)
+    ours = [i for i, side in enumerate(sides) if side]
+    if not ours:
+        return [Share("serving", routing.serving, instances)]
+    if len(ours) == len(sides):
+        return [Share("candidate", candidate, instances)]
+    rest = [i for i, side in enumerate(sides) if not side]
+    return [
+        Share("serving", routing.serving, take(instances, rest), rest),
+        Share("candidate", candidate, take(instances, ours), ours),
+    ]
+
+
+def _in_order(predictions: list[dict[str, Any]], shares: list[Share]) -> list[dict[str, Any]]:
+    """The shares' predictions as the request had them, the candidate's with its digest."""
+    ordered: list[dict[str, Any]] = [{}] * len(predictions)
+    given = iter(predictions)
+    for share in shares:
+        for i in share.index or ():
+            ordered[i] = next(given)
+            if share.arm == "candidate":
+                ordered[i]["release"] = share.release.digest
+    return ordered

@@ -1,7 +1,11 @@
-"""The inference log in Parquet: `date=YYYY-MM-DD/part-<time>-<pid>-<n>.parquet`, by the date of the event.
+"""The service's logs in Parquet: files that appear whole or not at all.
 
-Columns: `request_id`, `entity_id`, `release` (strings), `event_time` and `at` (timestamp[us, UTC]), one float32 column
-a feature under the feature's own name, `score` (float64), `flags` (list of strings), `latency_ms` (float32).
+The inference log: `date=YYYY-MM-DD/part-<time>-<pid>-<n>.parquet`, by the date of the event. Columns: `request_id`,
+`entity_id`, `release` (strings), `event_time` and `at` (timestamp[us, UTC]), one float32 column a feature under the
+feature's own name, `score` (float64), `flags` (list of strings), `latency_ms` (float32).
+
+The request log: `generation=<n>/part-<time>-<pid>-<n>.parquet`, by the route's generation. Columns: those of
+`requests.RequestRecord`, `at` as timestamp[us, UTC], `entity_ids` and `scores` as lists.
 """
 
 from __future__ import annotations
@@ -17,12 +21,58 @@ from numpy.typing import NDArray
 
 from plinth.errors import InvalidInput, MissingExtra
 from plinth.serving.inference_log import Entry
+from plinth.serving.requests import RequestRecord
 
 COLUMNS = ("request_id", "entity_id", "release", "event_time", "at", "score", "flags", "latency_ms")
 
 
+class _Files:
+    """Writes tables as Parquet files below a folder, all of them or none."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import pyarrow.parquet  # noqa: F401  (now and not at the first write, which would then take a second)
+        except ModuleNotFoundError:
+            raise MissingExtra("pyarrow", "serving") from None
+        self._folder = folder
+        self._count = 0
+
+    def write(self, tables: Sequence[tuple[str, Any]]) -> None:
+        """Every file is complete under a hidden name before the first one is renamed.
+
+        Args:
+            tables: Partitions (`date=2013-06-01`) with their tables.
+
+        Raises:
+            OSError: The folder cannot be written, for instance because the disk is full.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        renames: list[tuple[Path, Path]] = []
+        try:
+            for partition, table in tables:
+                target = self._target(partition)
+                hidden = target.with_name("." + target.stem + ".writing")
+                renames.append((hidden, target))
+                pq.write_table(table, hidden, compression="zstd")
+        except BaseException:
+            for hidden, _ in renames:
+                hidden.unlink(missing_ok=True)
+            raise
+        for hidden, target in renames:
+            hidden.rename(target)
+        pa.default_memory_pool().release_unused()  # Arrow's allocator would keep the largest batch's memory for good
+
+    def _target(self, partition: str) -> Path:
+        folder = self._folder / partition
+        folder.mkdir(parents=True, exist_ok=True)
+        self._count += 1
+        return folder / f"part-{time.time_ns()}-{os.getpid()}-{self._count}.parquet"
+
+
 class ParquetSink:
-    """Writes entries as Parquet files that appear whole or not at all.
+    """Writes the inference log.
 
     Args:
         folder: The product's `inference/` folder; made when first written to.
@@ -41,46 +91,19 @@ class ParquetSink:
                 where="feature_names",
                 hint="rename the features",
             )
-        try:
-            import pyarrow.parquet  # noqa: F401  (now and not at the first write, which would then take a second)
-        except ModuleNotFoundError:
-            raise MissingExtra("pyarrow", "serving") from None
-        self._folder = folder
+        self._files = _Files(folder)
         self._names = tuple(feature_names)
-        self._count = 0
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Write all entries or none: every file is complete under a hidden name before the first one is renamed.
+        """Write all entries or none.
 
         Raises:
             OSError: The folder cannot be written, for instance because the disk is full.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        renames: list[tuple[Path, Path]] = []
-        try:
-            for date, table in self._tables(entries):
-                target = self._target(date)
-                hidden = target.with_name("." + target.stem + ".writing")
-                renames.append((hidden, target))
-                pq.write_table(table, hidden, compression="zstd")
-        except BaseException:
-            for hidden, _ in renames:
-                hidden.unlink(missing_ok=True)
-            raise
-        for hidden, target in renames:
-            hidden.rename(target)
-        pa.default_memory_pool().release_unused()  # Arrow's allocator would keep the largest batch's memory for good
-
-    def _target(self, date: str) -> Path:
-        folder = self._folder / f"date={date}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._count += 1
-        return folder / f"part-{time.time_ns()}-{os.getpid()}-{self._count}.parquet"
+        self._files.write(self._tables(entries))
 
     def _tables(self, entries: Sequence[Entry]) -> list[tuple[str, Any]]:
-        """One table a date."""
+        """One table a date, by its partition."""
         import pyarrow as pa
 
         at = np.concatenate([entry.at for entry in entries])
@@ -105,8 +128,66 @@ class ParquetSink:
         table = pa.Table.from_arrays(list(columns.values()), list(columns))
         dates = (at // 86_400).astype("datetime64[D]")
         return [
-            (str(date), table.take(_numbers(np.flatnonzero(dates == date), pa.int64()))) for date in np.unique(dates)
+            (f"date={date}", table.take(_numbers(np.flatnonzero(dates == date), pa.int64())))
+            for date in np.unique(dates)
         ]
+
+
+class ParquetRequests:
+    """Writes the request log.
+
+    Args:
+        folder: The product's `requests/` folder; made when first written to.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = _Files(folder)
+
+    def write(self, entries: Sequence[RequestRecord]) -> None:
+        """Write all records or none.
+
+        Raises:
+            OSError: The folder cannot be written, for instance because the disk is full.
+        """
+        generations = sorted({record.generation for record in entries})
+        self._files.write(
+            [
+                (f"generation={generation}", _requests([r for r in entries if r.generation == generation]))
+                for generation in generations
+            ]
+        )
+
+
+def _requests(records: Sequence[RequestRecord]) -> Any:
+    """The records as a table."""
+    import pyarrow as pa
+
+    given: dict[str, Sequence[Any]] = dict(zip(RequestRecord._fields, zip(*records, strict=True), strict=True))
+
+    def numbers(name: str, dtype: Any) -> Any:
+        return _numbers(np.array(given[name], dtype=dtype), pa.from_numpy_dtype(dtype))
+
+    columns = {
+        "request_id": _strings(given["request_id"]),
+        "at": _numbers((np.array(given["at"]) * 1e6).astype(np.int64), pa.timestamp("us", tz="UTC")),
+        "clock": numbers("clock", np.float64),
+        "generation": numbers("generation", np.int32),
+        "step": numbers("step", np.int16),
+        "arm": _strings(given["arm"]),
+        "release": _strings(given["release"]),
+        "code": numbers("code", np.int16),
+        "seconds": numbers("seconds", np.float64),
+        "rows": numbers("rows", np.int32),
+        "defaulted": numbers("defaulted", np.int32),
+        "entity_ids": _lists(given["entity_ids"]),
+        "scores": _list_of(
+            _numbers(np.concatenate(given["scores"]), pa.float64()), [len(scores) for scores in given["scores"]]
+        ),
+    }
+    return pa.Table.from_arrays(list(columns.values()), list(columns))
 
 
 # Arrays are made from buffers and not with `pa.array`: that imports pandas where it is installed, which costs the first
@@ -134,8 +215,10 @@ def _strings(values: Sequence[str]) -> Any:
 
 
 def _lists(values: Sequence[Sequence[str]]) -> Any:
+    return _list_of(_strings([item for row in values for item in row]), [len(row) for row in values])
+
+
+def _list_of(items: Any, lengths: Sequence[int]) -> Any:
     import pyarrow as pa
 
-    items = _strings([item for row in values for item in row])
-    buffers = [None, _offsets([len(row) for row in values])]
-    return pa.Array.from_buffers(pa.list_(pa.string()), len(values), buffers, children=[items])
+    return pa.Array.from_buffers(pa.list_(items.type), len(lengths), [None, _offsets(lengths)], children=[items])

@@ -1,8 +1,11 @@
-"""Which release serves: loaded from the ledger's wish, checked by digest, swapped atomically, never older.
+"""Which releases serve: loaded as the ledger's route says, checked by digest, swapped atomically, never older.
 
-A watcher thread asks the release source every half second. Requests take `current` once and keep that reference, so
-a swap drops no request, and the old release's memory goes when its last request lets go of it. When the source cannot
-be reached or the new bundle is damaged, the last good release goes on serving and `problem` says why.
+A watcher thread asks the release source every half second. Requests take `routing` once and keep that reference, so a
+swap drops no request, and a release's memory goes when its last request lets go of it. When the source cannot be
+reached or a bundle is damaged, the last good release goes on serving and `problem` says why.
+
+Loading happens in the watcher's thread. A route that takes traffic away from a candidate is applied before anything is
+loaded; only a route to a release that is not in memory waits for it.
 """
 
 from __future__ import annotations
@@ -12,14 +15,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plinth.core.digests import digest_bytes
+from plinth.core.failpoints import failpoint
 from plinth.core.formats import check_model_file
+from plinth.core.routes import Route
 from plinth.errors import Corrupt, PlinthError
-from plinth.serving.port import FeatureReader, ReleaseSource, Scorer, Wanted
+from plinth.serving.port import FeatureReader, ReleaseSource, Scorer
 
 ReaderFactory = Callable[[dict[str, Any]], FeatureReader]
 ScorerFactory = Callable[[bytes], Scorer]
@@ -29,12 +37,14 @@ MAX_BACKOFF = 8.0
 """Seconds between two tries of a bundle that did not load; a damaged file is hashed again only this often."""
 
 
-@dataclass(frozen=True)
+Artifacts = Mapping[str, tuple[Path, str]]
+
+
+@dataclass(frozen=True, eq=False)
 class LoadedRelease:
     """A release in memory: model, read plan and the feature reader of each thread that serves it."""
 
     digest: str
-    generation: int
     scorer: Scorer
     views: tuple[str, ...]
     plan: dict[str, Any]
@@ -49,7 +59,31 @@ class LoadedRelease:
         return reader
 
 
-def read_artifact(artifacts: Mapping[str, tuple[Path, str]], name: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What is applied: a route and its releases in memory. `candidate` is None exactly when the route's is."""
+
+    route: Route
+    serving: LoadedRelease
+    candidate: LoadedRelease | None = None
+
+    @property
+    def loaded(self) -> tuple[LoadedRelease, ...]:
+        """The releases held."""
+        return (self.serving,) if self.candidate is None else (self.serving, self.candidate)
+
+
+def check_finite(scores: NDArray[np.float64], release: LoadedRelease) -> None:
+    """Refuse scores that JSON cannot carry.
+
+    Raises:
+        PlinthError: One is no number.
+    """
+    if not np.isfinite(scores).all():
+        raise PlinthError("the model answered with something that is no number", where=release.digest)
+
+
+def read_artifact(artifacts: Artifacts, name: str) -> bytes:
     """The bytes of one file of the bundle, checked against their digest as they are used, not as they once were.
 
     Raises:
@@ -72,8 +106,8 @@ def read_artifact(artifacts: Mapping[str, tuple[Path, str]], name: str) -> bytes
 
 
 def load_release(
-    wanted: Wanted,
-    artifacts: Mapping[str, tuple[Path, str]],
+    digest: str,
+    artifacts: Artifacts,
     *,
     make_scorer: ScorerFactory,
     open_reader: ReaderFactory,
@@ -82,7 +116,7 @@ def load_release(
     """A release from its artefacts: digests, format, model (warmed up) and read plan.
 
     Args:
-        wanted: Its digest and generation.
+        digest: Its digest.
         artifacts: File name to path and sha256.
         make_scorer: A model's bytes to a scorer.
         open_reader: A read plan to a feature reader.
@@ -107,16 +141,16 @@ def load_release(
             hint="deploy the code that the release was made with (`plinth release show`)",
         )
     open_reader(plan)  # a plan that cannot be opened is refused here, not at the first request
-    return LoadedRelease(wanted.digest, wanted.generation, scorer, views, plan, open_reader)
+    return LoadedRelease(digest, scorer, views, plan, open_reader)
 
 
 class ReleaseHolder:
-    """Holds the release that serves, and watches for the next one.
+    """Holds the routing that is applied, and watches for the next one.
 
     Args:
-        source: Says which release is wanted, and where its artefacts are.
-        load: Makes a loaded release of the wanted one and its artefacts.
-        on_event: Called with a name, a level and fields when a release is taken over or refused.
+        source: Says how traffic is to be split, and where the releases' artefacts are.
+        load: Makes a loaded release of its digest and artefacts.
+        on_event: Called with a name, a level and fields when a release is taken over or refused, or a route applied.
         interval: Seconds between two looks at the source.
         clock: Monotonic seconds; tests give their own.
     """
@@ -124,13 +158,13 @@ class ReleaseHolder:
     def __init__(
         self,
         source: ReleaseSource,
-        load: Callable[[Wanted, Mapping[str, tuple[Path, str]]], LoadedRelease],
+        load: Callable[[str, Artifacts], LoadedRelease],
         *,
         on_event: EventSink,
         interval: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.current: LoadedRelease | None = None
+        self.routing: Routing | None = None
         self.problem: str | None = None
         self.failures = 0
         self._source = source
@@ -140,68 +174,94 @@ class ReleaseHolder:
         self._clock = clock
         self._retry_at = 0.0
         self._backoff = interval
-        self._failed: Wanted | None = None
+        self._failed: Route | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Load the wanted release if there is one, and start watching."""
+        """Apply the wanted route if there is one, and start watching."""
         self.poll()
         self._thread = threading.Thread(target=self._watch, name="plinth-releases", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching. The loaded release stays."""
+        """Stop watching. The loaded releases stay."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
 
     def poll(self) -> bool:
-        """Look once; take a newer release over. Returns whether one was taken over. Never raises."""
-        wanted = None
+        """Look once; follow a newer route. Returns whether the routing changed. Never raises."""
+        before, wanted = self.routing, None
         try:
             wanted = self._source.current()
-            if not self._news(wanted):
-                return False
-            assert wanted is not None  # noqa: S101  (_news says no to None)
-            self._take_over(wanted)
+            if self._news(wanted):
+                assert wanted is not None  # noqa: S101  (_news says no to None)
+                self._follow(wanted)
+                self.problem, self._failed, self._backoff = None, None, self._interval
         except PlinthError as error:
             self._failed_with(wanted, str(error))
         except Exception as error:  # noqa: BLE001  (a watcher that died would leave an old release serving in silence)
             self._failed_with(wanted, f"{type(error).__name__}: {error}")
-        else:
-            self.problem, self._failed, self._backoff = None, None, self._interval
-            return True
-        return False
+        return self.routing is not before
 
-    def _news(self, wanted: Wanted | None) -> bool:
-        current = self.current
-        if wanted is None or (current is not None and wanted.generation == current.generation):
-            self.problem = None if current else "no release has been promoted yet"
-            if current is not None and wanted is not None and wanted.digest != current.digest:
-                # A generation names one release for good: this is another ledger, such as a new one in its place.
-                self.problem = f"the ledger has another release of generation {current.generation}: restart the service"
+    def _news(self, wanted: Route | None) -> bool:
+        if self.routing is None:
+            if wanted is None:
+                self.problem = "no release has been promoted yet"
+                return False
+        elif wanted is None or wanted == self.routing.route:
+            self.problem = None
             return False
-        if current is not None and wanted.generation < current.generation:
-            # Somebody restored an old ledger, or a stale leader wrote: every effect carries its generation.
-            self.problem = f"the ledger is at generation {wanted.generation}, older than ours ({current.generation})"
+        elif (refusal := _refusal(wanted, self.routing.route)) is not None:
+            self.problem = refusal
             return False
         return wanted != self._failed or self._clock() >= self._retry_at
 
-    def _take_over(self, wanted: Wanted) -> None:
-        before = self.current
-        started = self._clock()
-        self.current = self._load(wanted, self._source.artifacts(wanted.digest))
-        self._on_event(
-            "release taken over",
-            logging.INFO,
-            release=wanted.digest,
-            generation=wanted.generation,
-            before=before.digest if before else "",
-            seconds=round(self._clock() - started, 3),
-        )
+    def _follow(self, wanted: Route) -> None:
+        """Apply a newer route, as far as its releases can be loaded.
 
-    def _failed_with(self, wanted: Wanted | None, reason: str) -> None:
+        While they load, and if they cannot be, the old serving release answers everything: what a newer generation
+        does not know of any more gets no further traffic. If it is the candidate that cannot be loaded, the route is
+        applied without it, as step 0 of its generation: a new serving release waits for no candidate.
+        """
+        before = self.routing
+        held = {release.digest: release for release in before.loaded} if before else {}
+        if before and before.candidate and wanted.generation > before.route.generation and wanted.serving not in held:
+            self._apply(Routing(replace(before.route, candidate=None, weight=0, shadow=False), before.serving))
+        serving = held.get(wanted.serving) or self._loaded(wanted.serving)
+        if wanted.candidate is None:
+            self._apply(Routing(wanted, serving))
+            return
+        candidate = held.get(wanted.candidate)
+        if candidate is None:
+            alone = Route(wanted.generation, 0, wanted.serving)
+            if self.routing is None or alone.order > self.routing.route.order:
+                self._apply(Routing(alone, serving))
+            candidate = self._loaded(wanted.candidate)
+        self._apply(Routing(wanted, serving, candidate))
+
+    def _loaded(self, digest: str) -> LoadedRelease:
+        failpoint("route.before-load")
+        started = self._clock()
+        release = self._load(digest, self._source.artifacts(digest))
+        failpoint("route.after-load")
+        self._on_event("release loaded", logging.DEBUG, release=digest, seconds=round(self._clock() - started, 3))
+        return release
+
+    def _apply(self, routing: Routing) -> None:
+        before, self.routing = self.routing, routing
+        route = routing.route
+        fields: dict[str, Any] = {"release": route.serving, "generation": route.generation}
+        if before is None or before.serving is not routing.serving:
+            self._on_event("release taken over", logging.INFO, **fields, before=before.serving.digest if before else "")
+        if route.candidate is not None or (before is not None and before.candidate is not None):
+            self._on_event(
+                "route applied", logging.INFO, **fields, step=route.step, candidate=route.candidate or "",
+                weight=route.weight, shadow=route.shadow,
+            )  # fmt: skip
+
+    def _failed_with(self, wanted: Route | None, reason: str) -> None:
         self.failures += 1
         if wanted is not None:
             self._backoff = min(self._backoff * 2, MAX_BACKOFF) if wanted == self._failed else self._interval
@@ -213,3 +273,21 @@ class ReleaseHolder:
     def _watch(self) -> None:
         while not self._stop.wait(self._interval):
             self.poll()
+
+
+def _refusal(wanted: Route, applied: Route) -> str | None:
+    """Why a route is not to follow the applied one, if so."""
+    if wanted.order < applied.order:
+        # Somebody restored an old ledger, or a stale leader wrote: every effect carries its generation and step.
+        return (
+            f"the ledger is at generation {wanted.generation}, step {wanted.step}: older than ours "
+            f"({applied.generation}, step {applied.step})"
+        )
+    if wanted.generation > applied.generation:
+        return None
+    candidates = {wanted.candidate, applied.candidate} - {None}
+    if wanted.serving == applied.serving and len(candidates) < 2 and wanted.order != applied.order:
+        return None
+    # A generation names its releases, and a step its split, for good: this is another ledger, such as a new one in its
+    # place.
+    return f"the ledger has other releases of generation {wanted.generation}: restart the service"

@@ -6,18 +6,21 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from plinth.errors import Unavailable
 from plinth.serving.asgi import Receive, Scope, Send, ServingApp
+from plinth.serving.buffer import Sink
 from plinth.serving.health import Health
-from plinth.serving.inference_log import InferenceLog, Sink
+from plinth.serving.inference_log import Entry, InferenceLog
 from plinth.serving.port import Observer, ReleaseSource, ServedProduct
 from plinth.serving.predictor import Predictor
-from plinth.serving.releases import LoadedRelease, ReaderFactory, ReleaseHolder, ScorerFactory, load_release
+from plinth.serving.releases import Artifacts, LoadedRelease, ReaderFactory, ReleaseHolder, ScorerFactory, load_release
+from plinth.serving.requests import RequestLog, RequestRecord
+from plinth.serving.shadow import Shadow
 
 
 class Service:
@@ -25,10 +28,11 @@ class Service:
 
     Args:
         product: Reads requests and makes vectors.
-        source: Says which release is wanted.
+        source: Says how traffic is to be split.
         make_scorer: A model's bytes to a scorer.
         open_reader: A read plan to a feature reader.
         sink: Where the inference log goes.
+        request_sink: Where the request log goes.
         observer: Where metrics, logs and traces go.
         pages: Static pages by path.
         on_stop: Called last when the service stops.
@@ -42,7 +46,8 @@ class Service:
         *,
         make_scorer: ScorerFactory,
         open_reader: ReaderFactory,
-        sink: Sink,
+        sink: Sink[Entry],
+        request_sink: Sink[RequestRecord],
         observer: Observer,
         pages: dict[str, tuple[bytes, str]],
         on_stop: Callable[[], None] = lambda: None,
@@ -52,19 +57,24 @@ class Service:
         self._product = product
         self._on_stop = on_stop
 
-        def load(wanted: Any, artifacts: Mapping[str, Any]) -> LoadedRelease:
-            return load_release(wanted, artifacts, make_scorer=make_scorer, open_reader=open_reader, width=width)
+        def load(digest: str, artifacts: Artifacts) -> LoadedRelease:
+            return load_release(digest, artifacts, make_scorer=make_scorer, open_reader=open_reader, width=width)
 
         self.observer = observer
         self.releases = ReleaseHolder(source, load, on_event=observer.event)
         self.log = InferenceLog(sink, on_event=observer.event)
-        health = Health(self.releases, self.log, self.probe)
-        self.app = ServingApp(Predictor(product, self.releases, self.log, observer), health, pages, **options)
+        self.requests = RequestLog(request_sink, on_event=observer.event)
+        self.shadow = Shadow(product, self.releases, self.requests, observer)
+        self._predictor = Predictor(product, self.releases, self.log, self.requests, self.shadow, observer)
+        health = Health(self.releases, self.log, self.requests, self.probe)
+        self.app = ServingApp(self._predictor, health, pages, **options)
 
     def start(self) -> None:
-        """Load the promoted release, if any, and start the watcher and the log's writer."""
+        """Load what the route names, if there is one, and start the watcher, the logs' writers and the shadow."""
         self.releases.start()
         self.log.start()
+        self.requests.start()
+        self.shadow.start()
         self._warm_up()
         # What is alive now stays alive: the collector need not walk it again in the middle of a request.
         gc.collect()
@@ -75,31 +85,48 @@ class Service:
 
         Called in the thread that serves, because that is the thread whose store connection it opens.
         """
-        release = self.releases.current
-        if release is None:
+        routing = self.releases.routing
+        if routing is None:
             return
         try:
             instances = self._product.parse(json.dumps(self._product.openapi()["example"]).encode())
-            block = release.reader().read(instances.keys, instances.at)
-            release.scorer.score(self._product.assemble(instances, block.values))
+            for release in routing.loaded:
+                block = release.reader().read(instances.keys, instances.at)
+                release.scorer.score(self._product.assemble(instances, block.values))
         except Exception as error:  # noqa: BLE001  (a warm-up is a help: whatever it meets, the service starts)
             self.observer.event("warm-up failed", logging.WARNING, reason=str(error))
 
     def stop(self) -> None:
-        """Stop watching and write what is left of the inference log."""
+        """Stop watching and write what is left of the logs."""
         self.releases.stop()
+        self.shadow.stop()
+        self._predictor.close()
         self.log.close()
+        self.requests.close()
         self._on_stop()
 
     def stats(self) -> dict[str, Any]:
-        """What the metrics scrape: the inference log's counts, and the state of the release."""
-        release = self.releases.current
+        """What the metrics scrape.
+
+        The inference log's counts (`written`, `dropped`, `buffered`, `write_errors`, `failing`); the request log's
+        (`requests_written`, `requests_dropped`, `requests_write_errors`); `release`, `generation`, `step` and `weight`
+        (basis points) of the route that is applied; `stale`: it is not the wanted one; `release_failures`;
+        `shadow_dropped`: requests that the shadow did not score.
+        """
+        routing = self.releases.routing
+        route = routing.route if routing else None
         return {
             **self.log.stats(),
-            "release": release.digest if release else "",
-            "generation": release.generation if release else 0,
-            "stale": bool(release and self.releases.problem),
+            "requests_written": self.requests.written,
+            "requests_dropped": self.requests.dropped,
+            "requests_write_errors": self.requests.write_errors,
+            "release": route.serving if route else "",
+            "generation": route.generation if route else 0,
+            "step": route.step if route else 0,
+            "weight": route.weight if route else 0,
+            "stale": bool(route and self.releases.problem),
             "release_failures": self.releases.failures,
+            "shadow_dropped": self.shadow.dropped,
         }
 
     def probe(self) -> None:
@@ -108,8 +135,9 @@ class Service:
         Raises:
             Unavailable: It cannot be read.
         """
-        release = self.releases.current
-        if release is not None:
+        routing = self.releases.routing
+        if routing is not None:
+            release = routing.serving
             keys: dict[str, Sequence[str | None]] = {
                 key: [""] for view in release.plan["views"] for key in view["join_keys"]
             }

@@ -36,7 +36,7 @@ def build() -> Service:
     from plinth.serving.ledger import LedgerReleases
     from plinth.serving.onnxruntime import OnnxScorer
     from plinth.serving.pages import make_pages
-    from plinth.serving.pyarrow import ParquetSink
+    from plinth.serving.pyarrow import ParquetRequests, ParquetSink
     from plinth.telemetry import logs, traces
     from plinth.telemetry.observer import ServiceObserver
     from plinth.telemetry.prometheus import Metrics, service_readings
@@ -76,6 +76,7 @@ def build() -> Service:
         make_scorer=OnnxScorer,
         open_reader=open_reader,
         sink=ParquetSink(folder / "inference", api.feature_names),
+        request_sink=ParquetRequests(folder / "requests"),
         observer=ServiceObserver(PRODUCT, Metrics(PRODUCT, scraped), tracing),
         pages=make_pages(api, spec.title, spec.description),
         on_stop=stop_telemetry,

@@ -105,8 +105,12 @@ def client():
 
 @pytest.fixture
 def running(tmp_path, bundle):
-    """A started service in memory, with one release promoted: `.service`, `.source`, `.reader`, `.sink`, `.call`."""
-    source, sink, observer = memory.MemoryReleases(tmp_path), memory.MemorySink(), memory.MemoryObserver()
+    """A started service in memory, with one release promoted.
+
+    `.service`, `.source`, `.reader`, `.sink`, `.requests` (the request log's sink), `.observer`, `.call`.
+    """
+    source, observer = memory.MemoryReleases(tmp_path), memory.MemoryObserver()
+    sink, requests = memory.MemorySink(), memory.MemorySink()
     reader = memory.MemoryReader({"a": [1.0, 2.0], "b": [3.0, 4.0]}, default=[0.0, 0.0])
     source.promote(bundle(), generation=1)
     service = Service(
@@ -115,6 +119,7 @@ def running(tmp_path, bundle):
         make_scorer=OnnxScorer,
         open_reader=lambda plan: reader,
         sink=sink,
+        request_sink=requests,
         observer=observer,
         pages={"/": (b"<p>hello", "text/html")},
         max_body=2000,
@@ -122,6 +127,7 @@ def running(tmp_path, bundle):
     )
     service.start()
     yield SimpleNamespace(
-        service=service, source=source, reader=reader, sink=sink, observer=observer, call=Client(service.app)
-    )
+        service=service, source=source, reader=reader, sink=sink, requests=requests, observer=observer,
+        call=Client(service.app),
+    )  # fmt: skip
     service.stop()

@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 
+from plinth.core.routes import Route
 from plinth.errors import Corrupt, RefusedByPolicy
 from plinth.serving.memory import MemoryObserver, MemoryReader, MemoryReleases
 from plinth.serving.onnxruntime import OnnxScorer
@@ -18,21 +19,24 @@ def source(tmp_path):
 
 @pytest.fixture
 def holder(source):
-    def load(wanted, artifacts):
+    loads = []
+
+    def load(digest, artifacts):
+        loads.append(digest)
         return load_release(
-            wanted, artifacts, make_scorer=OnnxScorer, open_reader=lambda plan: MemoryReader({}, [0, 0]), width=3
+            digest, artifacts, make_scorer=OnnxScorer, open_reader=lambda plan: MemoryReader({}, [0, 0]), width=3
         )
 
     now = [0.0]
     holder = ReleaseHolder(source, load, on_event=MemoryObserver().event, clock=lambda: now[0])
-    holder.now = now
+    holder.now, holder.loads = now, loads
     return holder
 
 
 def load(source, width=3):
     return load_release(
-        source.wanted,
-        source.artifacts(source.wanted.digest),
+        source.wanted.serving,
+        source.artifacts(source.wanted.serving),
         make_scorer=OnnxScorer,
         open_reader=lambda plan: MemoryReader({}, [0, 0]),
         width=width,
@@ -41,48 +45,48 @@ def load(source, width=3):
 
 def test_nothing_promoted_is_no_release_and_says_so(holder):
     assert holder.poll() is False
-    assert holder.current is None
+    assert holder.routing is None
     assert "no release" in holder.problem
 
 
 def test_a_newer_generation_is_taken_over(holder, source, bundle):
     source.promote(bundle(0.1), generation=1)
     assert holder.poll()
-    first = holder.current
+    first = holder.routing.serving
     assert holder.poll() is False
     source.promote(bundle(0.2), generation=2)
     assert holder.poll()
-    assert holder.current.digest != first.digest
+    assert holder.routing.serving.digest != first.digest
     assert holder.problem is None
 
 
 def test_an_older_generation_is_refused(holder, source, bundle):
     source.promote(bundle(0.1), generation=5)
     holder.poll()
-    serving = holder.current
+    serving = holder.routing.serving
     source.promote(bundle(0.2), generation=4)
     assert holder.poll() is False
-    assert holder.current is serving
+    assert holder.routing.serving is serving
     assert "older" in holder.problem
 
 
 def test_another_release_of_the_same_generation_is_not_taken_over_in_silence(holder, source, bundle):
-    digest = source.promote(bundle(0.1), generation=1).digest
+    digest = source.promote(bundle(0.1), generation=1).serving
     assert holder.poll()
     source.promote(bundle(0.2), generation=1)
     assert not holder.poll()
-    assert holder.current.digest == digest
+    assert holder.routing.serving.digest == digest
     assert "generation 1" in holder.problem
 
 
 def test_a_rollback_is_a_new_generation_of_an_old_release(holder, source, bundle):
-    digest = source.promote(bundle(0.1), generation=1).digest
+    digest = source.promote(bundle(0.1), generation=1).serving
     holder.poll()
     source.promote(bundle(0.2), generation=2)
     holder.poll()
     source.promote(bundle(0.1), generation=3)
     assert holder.poll()
-    assert (holder.current.digest, holder.current.generation) == (digest, 3)
+    assert holder.routing.route == Route(3, 0, digest)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "read_plan.json"])
@@ -90,13 +94,13 @@ def test_a_rollback_is_a_new_generation_of_an_old_release(holder, source, bundle
 def test_a_damaged_artefact_is_refused_and_the_last_good_release_serves_on(holder, source, bundle, name, damage):
     source.promote(bundle(0.1), generation=1)
     holder.poll()
-    good = holder.current
+    good = holder.routing.serving
     source.promote(bundle(0.2, plan={"views": [{"name": "other", "join_keys": ["id"]}]}), generation=2)
-    path, _ = source.artifacts(source.wanted.digest)[name]
+    path, _ = source.artifacts(source.wanted.serving)[name]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     assert holder.poll() is False
-    assert holder.current is good
+    assert holder.routing.serving is good
     assert "digest" in holder.problem
     path.write_bytes(whole)
     holder.now[0] += 10
@@ -106,7 +110,7 @@ def test_a_damaged_artefact_is_refused_and_the_last_good_release_serves_on(holde
 
 def test_a_damaged_artefact_is_not_hashed_again_at_every_look(holder, source, bundle):
     source.promote(bundle(), generation=1)
-    source.artifacts(source.wanted.digest)["model.onnx"][0].unlink()
+    source.artifacts(source.wanted.serving)["model.onnx"][0].unlink()
     for _ in range(20):
         holder.poll()
     assert holder.failures == 1
@@ -121,7 +125,7 @@ def test_an_unreachable_ledger_leaves_the_release_serving(holder, source, bundle
     holder.poll()
     source.unreachable = True
     assert holder.poll() is False
-    assert holder.current is not None
+    assert holder.routing is not None
     assert "ledger" in holder.problem
     source.unreachable = False
     holder.poll()
@@ -159,7 +163,7 @@ def test_a_bundle_without_a_model_is_refused(source, bundle):
 def test_the_old_release_is_dropped_when_its_last_request_lets_go(holder, source, bundle):
     source.promote(bundle(0.1), generation=1)
     holder.poll()
-    in_flight = holder.current
+    in_flight = holder.routing.serving
     old = weakref.ref(in_flight.scorer)
     source.promote(bundle(0.2), generation=2)
     holder.poll()
