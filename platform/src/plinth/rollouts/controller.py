@@ -287,10 +287,12 @@ class Controller:
         elif not overtaken and self._ledger.pending_effects(rollout.product):
             self._say(rollout, memory, lease, _waits(rollout, "the registry's alias is not set yet"))
         else:
-            after = advance(rollout.plan, rollout.state, Observed())
-            if overtaken:
-                after = replace(after, reason=f"overtaken by generation {serving.generation}")
-            self._save(rollout, memory, lease, after, None)
+            # Its end says why it was decided so, which is what people ask for.
+            why = rollout.reason.partition(WAITING)[0]
+            why += f"; overtaken by generation {serving.generation}" if overtaken else ""
+            self._save(
+                rollout, memory, lease, replace(advance(rollout.plan, rollout.state, Observed()), reason=why), None
+            )
 
     def _save(
         self,

@@ -26,6 +26,7 @@ def embedded_services(platform: Platform) -> list[Service]:
         mlflow.service(settings),
         *(product_service(settings, product.spec) for product in platform.products.all()),
         prefect.worker(settings),
+        controller(settings),
     ]
 
 
@@ -42,6 +43,20 @@ def product_service(settings: Settings, product: Product) -> Service:
         port=port,
         setting=f"PLINTH_SERVICE_PORTS (as JSON: {json.dumps({product.name: port})})",
         env={"DO_NOT_TRACK": "1", "BENTOML_DO_NOT_TRACK": "True"},
+    )
+
+
+CONTROLLER_READY = "controller.ready"
+
+
+def controller(settings: Settings) -> Service:
+    """How the controller of the rollouts is started (runtime/controller.py). It has no port; its page is its log."""
+    return Service(
+        name="controller",
+        argv=(sys.executable, "-P", "-m", "plinth.runtime.controller"),
+        url=(settings.state_dir / "logs" / "controller.log").as_uri(),
+        health=CONTROLLER_READY,
+        env={"DO_NOT_TRACK": "1"},
     )
 
 
