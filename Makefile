@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PRODUCTS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard services/*/pyproject.toml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench up down docs lock clean
+.PHONY: help install demo test check bench drills up down docs lock clean
 
 help: ## Show the tasks
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -45,6 +45,9 @@ check: $(STAMP) ## Lint, types, floors, locks: everything that needs no run
 
 bench: $(STAMP) ## Measure side by side and write docs/benchmarks.md
 	@$(BIN)/python tools/bench.py
+
+drills: $(STAMP) ## Roll out releases that misbehave, and write docs/evidence/
+	@$(BIN)/python tools/drills.py
 
 up: $(STAMP) ## Start the embedded profile in the background
 	@$(BIN)/plinth up --detach

@@ -108,7 +108,6 @@ def drill(
         time.sleep(CLEAN)
     answers = traffic.answers()
     found = _measure(platform, rollout, ended.state.phase == "rolled-back", answers)
-    code = code_ref(platform.settings.home)
     return {
         **found,
         "product": product.spec.name,
@@ -119,9 +118,15 @@ def drill(
         "rate": rate,
         "steps": [stage.percent for stage in plan.stages],
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": code.commit + ("+changes" if code.dirty else ""),
+        "commit": describe_code(platform),
         "machine": machine(),
     }
+
+
+def describe_code(platform: Platform) -> str:
+    """The workspace's commit, and whether it was changed since."""
+    code = code_ref(platform.settings.home)
+    return code.commit + (" with changes" if code.dirty else "")
 
 
 def machine() -> str:
