@@ -11,6 +11,7 @@ from plinth.cli.command import Groups
 if TYPE_CHECKING:
     from plinth.cli.output import Output
     from plinth.core.products import Product
+    from plinth.core.rollout_policy import RolloutGate, RolloutPolicy
 
 
 def register(groups: Groups) -> None:
@@ -86,12 +87,15 @@ def _summary(spec: Product) -> dict[str, Any]:
 
 
 def show(args: Namespace, out: Output) -> None:
-    """Handler of `product show`."""
+    """Handler of `product show`: the manifest, and `rollout_policy`, its rollout part with the tier's defaults."""
+    from plinth.core.rollout_policy import resolve
     from plinth.wiring import Platform
 
     product = Platform.from_settings().products.get(args.product)
     spec = product.spec
-    out.data({"folder": str(product.folder), **spec.model_dump(mode="json", by_alias=True)})
+    policy = resolve(spec.rollout, spec.tier)
+    manifest = spec.model_dump(mode="json", by_alias=True)
+    out.data({"folder": str(product.folder), **manifest, "rollout_policy": policy.model_dump(mode="json")})
     out.text(f"{spec.name}: {spec.title} (tier {spec.tier})")
     out.text(f"{spec.description}\n")
     facts = [
@@ -102,6 +106,8 @@ def show(args: Namespace, out: Output) -> None:
         ("model", f"{spec.model.name}, features {spec.model.feature_service}"),
         ("serving", f"{spec.serving.service} on port {spec.serving.port}"),
         ("gates", ", ".join(gate.kind for gate in spec.gates)),
+        ("rollout", _way(spec, policy)),
+        ("", f"judged by {', '.join(_gate(gate) for gate in policy.gates or ())}"),
         ("folder", str(product.folder)),
     ]
     for name, value in facts:
@@ -113,6 +119,23 @@ def show(args: Namespace, out: Output) -> None:
             for level in spec.service_levels
         ],
     )
+
+
+def _way(spec: Product, policy: RolloutPolicy) -> str:
+    """The way of a rollout by the resolved policy, in a line."""
+    from plinth.core.rollouts import make_plan
+
+    names = {"shadow": f"shadow {policy.shadow if policy.shadow != '0s' else policy.bake}", "full": "all"}
+    stops = [names.get(stage.kind, f"{stage.percent}%") for stage in make_plan(spec).stages]
+    approvals = f"{policy.approvals or 'no'} approval{'s' * (policy.approvals != 1)}"
+    others = " by somebody else" if policy.approvals and not policy.own_approval else ""
+    direct = "may be promoted directly" if policy.direct else "never promoted directly"
+    return f"{policy.strategy}: {' -> '.join(stops)}, {policy.bake} each, {approvals}{others}, {direct}"
+
+
+def _gate(gate: RolloutGate) -> str:
+    metric = getattr(gate, "metric", None)
+    return f"{gate.kind} {metric}" if metric else gate.kind
 
 
 def _bad_when(level: Any) -> str:

@@ -9,11 +9,10 @@ from plinth.cli.command import Commands, Groups
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     from plinth.cli.output import Output
+    from plinth.core.products import Product
     from plinth.ledger.rollouts import Rollout
-    from plinth.serving.port import Observation
     from plinth.wiring import LoadedProduct, Platform
 
 FAULTS = ("latency", "errors", "bad-model", "skew", "missing-metrics")
@@ -157,17 +156,15 @@ def approve(args: Namespace, out: Output) -> None:
     """Handler of `approve`."""
     from dataclasses import asdict
 
-    from plinth.ledger.rollouts import Rollouts
     from plinth.rollouts import approvals
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
     product = platform.products.get(args.product).spec
     given = approvals.approve(platform.ledger, product, args.digest, actor=platform.actor, reason=args.reason)
-    rollouts = Rollouts(platform.ledger)
-    running = rollouts.active(product.name)
+    running = platform.rollouts.active(product.name)
     waiting = running if running is not None and running.candidate == given.digest else None
-    count = len(approvals.counted(rollouts, waiting, product)) if waiting is not None else None
+    count = len(approvals.counted(platform.rollouts, waiting, product)) if waiting is not None else None
     out.data({**asdict(given), "rollout": waiting.id if waiting else None, "counted": count})
     out.text(f"{product.name}: {given.actor} approves release {given.digest[:12]}")
     if waiting is not None:
@@ -222,6 +219,9 @@ def status(args: Namespace, out: Output) -> int:
         out.data(document)
         for line in rollout_view.lines(document):
             out.text(line)
+        rows = rollout_view.gate_rows(document)
+        if rows:
+            out.table(rollout_view.GATE_COLUMNS, rows)
         return 0
     document = rollout_view.watch(lambda: look(platform, product), out)
     out.data(document)
@@ -230,26 +230,36 @@ def status(args: Namespace, out: Output) -> int:
 
 def look(platform: Platform, product: LoadedProduct) -> dict[str, Any]:
     """The product's newest rollout, with what its services say and what is left of its error budget."""
-    from plinth.ledger.rollouts import Rollouts
     from plinth.rollouts.status import describe
 
+    spec = product.spec
+    newest = next(iter(platform.rollouts.of(spec.name)), None)
+    budget, problem = None, ""
+    if newest is not None and newest.state.phase != "waiting":
+        budget, problem = _budget(platform, spec, newest)
     return describe(
-        Rollouts(platform.ledger), product.spec, observations=_observe(platform, product), budget=None
-    )  # fmt: skip
+        platform.rollouts, spec, observations=platform.backend.observe(spec.name), budget=budget, problem=problem
+    )
 
 
-def _observe(platform: Platform, product: LoadedProduct) -> Sequence[Observation]:
-    return ()
+def _budget(platform: Platform, product: Product, rollout: Rollout) -> tuple[list[dict[str, Any]] | None, str]:
+    """What is left of the error budget, or why that is not known."""
+    from plinth.core.rollout_gates import error_budget
+    from plinth.errors import PlinthError
+
+    try:
+        return error_budget(product, platform.signals.cells(product.name, rollout.generation)), ""
+    except PlinthError as error:
+        return None, error.what
 
 
 def list_rollouts(args: Namespace, out: Output) -> None:
     """Handler of `rollout list`."""
-    from plinth.ledger.rollouts import Rollouts
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
     product = platform.products.get(args.product).spec.name
-    rollouts = Rollouts(platform.ledger).of(product)
+    rollouts = platform.rollouts.of(product)
     out.data(
         {
             "product": product,

@@ -22,6 +22,7 @@ QUIET = 15.0
 """Seconds without a write after which no controller seems to run: one writes every 2 s while traffic moves."""
 
 GATE_COLUMNS = ("gate", "verdict", "points", "candidate", "serving", "detectable", "reason")
+"""`points` are those of both, candidate first; `detectable` is the smallest effect that the test could have found."""
 
 Document = dict[str, Any]
 Look = Callable[[], Document]
@@ -58,7 +59,7 @@ def _rollout(document: Document) -> list[str]:
         told.append(f"  time       {_time(document, stage)}")
     if document["approvals"]["needed"]:
         told.append(f"  approvals  {_approvals(document)}")
-    told += [f"  budget     {line}" for line in _budget(document.get("error_budget"))]
+    told += [f"  budget     {line}" for line in _budget(document)]
     quiet = _quiet(document)
     if quiet is not None:
         told.append(f"  note       nothing was written for {_span(quiet)}: does a controller run? (`plinth up`)")
@@ -111,8 +112,15 @@ def _approvals(document: Document) -> str:
     return told
 
 
-def _budget(budget: Any) -> list[str]:
-    return []
+def _budget(document: Document) -> list[str]:
+    """Each service level's line: what the candidate left of it."""
+    if document["error_budget"] is None:
+        return [f"not known: {document['evidence_problem']}"] if document["evidence_problem"] else []
+    return [
+        f"{level['name']} {level['objective']:.4g}: {level['left']:.0%} left by the candidate, "
+        f"{level['bad']:,} of {level['good'] + level['bad']:,} requests bad"
+        for level in document["error_budget"]
+    ]
 
 
 def _service(service: Document) -> str:
@@ -132,18 +140,25 @@ def gate_rows(document: Document) -> list[list[str]]:
         [
             gate["gate"],
             gate["outcome"],
-            *(_evidence(gate["evidence"], key) for key in ("points", "candidate", "serving", "detectable")),
+            *_evidence(gate["evidence"]),
             printable(gate["reason"]),
         ]
-        for gate in document.get("gates", ())
+        for gate in document["gates"] or ()
     ]
 
 
-def _evidence(evidence: Document, key: str) -> str:
-    value = evidence.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "" if value is None else printable(str(value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+def _evidence(evidence: Document) -> list[str]:
+    """Points, both observed values and the detectable effect; what a gate does not have is empty."""
+    points, observed = evidence.get("points"), evidence.get("observed")
+    if isinstance(points, dict):
+        points = f"{points['candidate']:,} / {points['serving']:,}"
+    both = observed if isinstance(observed, dict) else {"candidate": observed}
+    least = evidence.get("minimum_detectable_effect")
+    return ["" if points is None else str(points), *map(_number, (both.get("candidate"), both.get("serving"), least))]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _quiet(document: Document) -> float | None:

@@ -19,7 +19,8 @@ def describe(
     product: Product,
     *,
     observations: Sequence[Observation] = (),
-    budget: Any = None,
+    budget: list[dict[str, Any]] | None = None,
+    problem: str = "",
 ) -> dict[str, Any]:
     """The product's newest rollout beside what serves. Without any, `rollout` and `phase` are null.
 
@@ -27,7 +28,8 @@ def describe(
         rollouts: Where they are kept.
         product: The manifest as it is now.
         observations: What the running services say.
-        budget: What is left of the error budget, as JSON; None where it was not read.
+        budget: What is left of the error budget (`core.rollout_gates.error_budget`); None where it was not read.
+        problem: Why it was not.
 
     Returns:
         The document that docs/how-to/roll-out-a-release.md describes. Times are UTC in ISO 8601, durations in
@@ -42,13 +44,10 @@ def describe(
         "generation": serving.generation if serving else 0,
         "traffic": _traffic(route),
         "services": [_service(observation, route) for observation in observations],
-        "rollout": None,
-        "phase": None,
-        "next": [],
+        "error_budget": budget,
+        "evidence_problem": problem,
+        **_rollout(rollouts, product, rollout),
     }
-    if rollout is not None:
-        document.update(_rollout(rollouts, product, rollout))
-        document["error_budget"] = budget
     document["next"] = _next(product, serving, rollout, document)
     return document
 
@@ -66,7 +65,15 @@ def holding(rollout: Rollout) -> list[str]:
     ]
 
 
-def _rollout(rollouts: Rollouts, product: Product, rollout: Rollout) -> dict[str, Any]:
+_OF_A_ROLLOUT = (
+    "rollout", "phase", "reason", "strategy", "drill", "candidate", "replaces", "rollout_generation", "step", "steps",
+    "stage", "gates", "approvals", "manifest_changed", "started_by", "started_at", "changed_at", "ended_at",
+)  # fmt: skip
+
+
+def _rollout(rollouts: Rollouts, product: Product, rollout: Rollout | None) -> dict[str, Any]:
+    if rollout is None:
+        return dict.fromkeys(_OF_A_ROLLOUT)
     state, plan = rollout.state, rollout.plan
     given = counted(rollouts, rollout, product)
     return {
