@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic
 
+from plinth.core.failpoints import failpoint
 from plinth.errors import InvalidInput, MissingExtra, NotFound, PlinthError, RefusedByPolicy, Unavailable
 from plinth.pipelines.cache import StepCache, step_key
 from plinth.pipelines.deadline import DeadlineExceeded, deadline
@@ -169,6 +170,7 @@ class Execution(ABC, Generic[Ports]):
                 return hit.value
         call.attempts += 1
         value = call.step.function(*call.args, **call.kwargs)
+        failpoint("step.after-run")
         if call.step.cache:
             value = self.bench.cache.put(call.step, call.key, value)
         call.outputs = tuple(file_refs(value))
