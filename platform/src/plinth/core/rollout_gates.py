@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from plinth.core import error_budget as error_budgets
 from plinth.core import sequential
+from plinth.core.cells import bin_spread, mean_score, quantile_ms, slower, sound
 from plinth.core.durations import seconds
+from plinth.core.error_budget import error_budget as error_budget
 from plinth.core.evidence import (
     LATENCY_BINS,
-    LATENCY_BOUNDS,
     LATENCY_RATIO,
-    SCORE_BINS,
     SCORE_WIDTH,
     Arm,
     Cell,
@@ -28,7 +29,7 @@ from plinth.core.evidence import (
     Outcomes,
     total,
 )
-from plinth.core.products import Product, ServiceLevel
+from plinth.core.products import Product
 from plinth.core.rollout_policy import Burn, BurnWindow, Compare, Contract, Drift, Quality, RolloutGate, Threshold
 from plinth.core.rollouts import Outcome, Plan, RolloutVerdict, State
 from plinth.core.sequential import Counts, Floats
@@ -39,9 +40,6 @@ FALSE_PASS = 1e-4
 """Probability that a gate ever passes a candidate that is worse by its `effect` or more."""
 MINIMUM_POINTS = 50
 """Points of each arm below which nothing but a failure is concluded."""
-MINIMUM_BAD = 5
-"""Bad requests below which no budget counts as burning: with a strict objective one failure of ten requests would burn
-it a hundred times too fast, and one failure is no rate."""
 MINIMUM_COST_POINTS = 500
 """Requests from which a mean cost is one: below, a single slow first request decides it."""
 
@@ -91,27 +89,7 @@ def gate_names(gates: Iterable[RolloutGate]) -> list[str]:
 def windows(plan: Plan) -> tuple[int, ...]:
     """Lengths in seconds of the windows that `Evidence.windows` has to hold, shortest first."""
     pairs = [pair for gate in plan.gates if isinstance(gate, Burn) for pair in gate.windows]
-    return tuple(sorted({seconds(text) for pair in pairs for text in (pair.long, pair.short)}))
-
-
-def error_budget(product: Product, cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """What the candidate has used of each availability and latency level's budget in this rollout.
-
-    `left` is the share of the budget of the candidate's own requests that is not used, below 0 when it is overdrawn;
-    `burn_rate` is 1 when the budget is used up exactly. Without requests nothing is used.
-    """
-    cell = total((cell for cell in cells if _sound(cell)), "candidate")
-    report = []
-    for level in product.service_levels:
-        if level.indicator not in ("availability", "latency"):
-            continue
-        n, bad = (cell.requests, _bad(cell, level)[0]) if cell is not None else (0, 0)
-        rate = _burn_rate(bad, n, level)
-        report.append(
-            {"name": level.name, "indicator": level.indicator, "objective": level.objective, "window": level.window,
-             "good": n - bad, "bad": bad, "left": 1.0 - rate, "burn_rate": rate}
-        )  # fmt: skip
-    return report
+    return tuple(sorted({length for pair in pairs for length in _lengths(pair)}))
 
 
 _Said = tuple[Outcome, str, dict[str, Any]]
@@ -130,8 +108,9 @@ class _View:
             "shadow" if self.unseen or ("shadow" in kinds and "canary" not in kinds)
             else "candidate" if "canary" in kinds else None
         )  # fmt: skip
-        self.cells = tuple(cell for cell in _tuple(getattr(evidence, "cells", ())) if isinstance(cell, Cell))
-        self.broken = any(not _sound(cell) for cell in self.cells)
+        cells = getattr(evidence, "cells", None)
+        self.cells: tuple[Cell, ...] = tuple(cells) if isinstance(cells, tuple | list) else ()
+        self.broken = not sound(self.cells)
         tests = sum(isinstance(gate, Compare | Quality | Burn | Threshold) for gate in plan.gates)
         self.alpha = FALSE_ALARM / max(1, tests)
 
@@ -155,13 +134,13 @@ class _View:
         """Everything the release on trial did: answered, or in the shadow scored."""
         return None if self.broken else total(self.cells, "shadow" if self.unseen else "candidate")
 
-    def window(self, length: int) -> tuple[Cell, ...] | None:
-        """The cells of a window, or None when it was not counted or contradicts itself."""
+    def window(self, length: int) -> error_budgets.Window | None:
+        """Both arms of a window, or None when it was not counted or contradicts itself."""
         held = getattr(self.evidence, "windows", None)
         cells = held.get(length) if isinstance(held, Mapping) else None
-        if not isinstance(cells, tuple | list):
+        if not isinstance(cells, tuple | list) or not sound(cells):
             return None
-        return tuple(cells) if all(isinstance(cell, Cell) and _sound(cell) for cell in cells) else None
+        return error_budgets.Window(total(cells, "candidate"), total(cells, "serving"))
 
 
 def _judge(gate: RolloutGate, view: _View) -> _Said:
@@ -235,19 +214,14 @@ def _compare_shift(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
     error = _shift_error(candidate.sum(axis=0), serving.sum(axis=0))
     price = _price(*points) + math.log(max(1, failing[0].size))
     least = tolerance + sequential.detectable(error, view.alpha, price)
+    both = [histogram.sum(axis=0).tolist() for histogram in (candidate, serving)]
     if latency:
-        cells = _sum(pair.candidate for pair in pairs), _sum(pair.serving for pair in pairs)
-        seen = _quantile_ms(cells[0].latency, 0.5), _quantile_ms(cells[1].latency, 0.5)
+        seen = quantile_ms(both[0], 0.5), quantile_ms(both[1], 0.5)
         what = f"median latency {seen[0]:.3g} ms of {points[0]} against {seen[1]:.3g} ms of {points[1]}"
-        extra = {
-            "p99_ms": {
-                "candidate": _quantile_ms(cells[0].latency, 0.99),
-                "serving": _quantile_ms(cells[1].latency, 0.99),
-            }
-        }
+        extra = {"p99_ms": {"candidate": quantile_ms(both[0], 0.99), "serving": quantile_ms(both[1], 0.99)}}
         least_unit = LATENCY_RATIO ** min(least, float(LATENCY_BINS))
     else:
-        seen = _mean_score(candidate.sum(axis=0)), _mean_score(serving.sum(axis=0))
+        seen = mean_score(both[0]), mean_score(both[1])
         what = f"mean score {seen[0]:.3f} of {points[0]} against {seen[1]:.3f} of {points[1]}"
         extra, least_unit = {}, min(1.0, SCORE_WIDTH * least)
     facts = _facts(METHOD_SHIFT, view, fails, passes, unit["tolerance"], unit["effect"], points, seen)
@@ -307,18 +281,8 @@ def _shift_error(candidate: Counts, serving: Counts) -> float:
     A split at the median knows 2/pi of what the mean knows of a normal shift.
     """
     n = int(candidate.sum()), int(serving.sum())
-    variances = [_bin_variance(histogram) for histogram in (candidate, serving)]
+    variances = [bin_spread(histogram) for histogram in (candidate, serving)]
     return math.sqrt(math.pi / 2 * sum(variance / max(1, size) for variance, size in zip(variances, n, strict=True)))
-
-
-def _bin_variance(histogram: Counts) -> float:
-    """Variance of the bin's number, and that of a value within its bin."""
-    n = int(histogram.sum())
-    if n == 0:
-        return float(len(histogram))
-    numbers = np.arange(len(histogram))
-    mean = float((histogram * numbers).sum()) / n
-    return float((histogram * (numbers - mean) ** 2).sum()) / n + 1 / 12
 
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
@@ -343,8 +307,8 @@ def _threshold(gate: Threshold, view: _View) -> _Said:
     if gate.metric == "cost-per-1000":
         return _cost(gate, cell, view, facts)
     if gate.metric == "latency-p99-ms":
-        surely, possibly = _slower(cell, gate.maximum)
-        observed, maximum = _quantile_ms(cell.latency, 0.99), 0.01
+        surely, possibly = slower(cell, gate.maximum)
+        observed, maximum = quantile_ms(cell.latency, 0.99), 0.01
         what = f"p99 latency {observed:.3g} ms of {n} against at most {gate.maximum:g} ms"
     else:
         surely = possibly = cell.errors if gate.metric == "error-rate" else cell.defaulted
@@ -380,83 +344,39 @@ def _cost(gate: Threshold, cell: Cell, view: _View, facts: dict[str, Any]) -> _S
 def _burn(gate: Burn, view: _View) -> _Said:
     if view.unseen:
         return "not-applicable", "a shadow answers nobody: it burns no budget", {}
-    levels = [level for level in view.product.service_levels if level.indicator in ("availability", "latency")]
+    levels = error_budgets.levels(view.product)
     if not levels:
         return "not-applicable", "the product has no service level of availability or latency", {}
+    held = {length: view.window(length) for pair in gate.windows for length in _lengths(pair)}
+    missing = [f"{length} s" for length, window in sorted(held.items()) if window is None]
+    if missing:
+        return "inconclusive", f"no evidence of the last {', '.join(missing)}", {}
+    found = {length: window for length, window in held.items() if window is not None}
     alpha = view.alpha / (len(levels) * len(gate.windows))
+    alerts = [
+        error_budgets.check(level, pair, found[seconds(pair.long)], found[seconds(pair.short)], alpha)
+        for level in levels
+        for pair in gate.windows
+    ]
     own = view.own()
-    alerts = [_alert(level, pair, view, alpha) for level in levels for pair in gate.windows]
-    facts = {"alpha": alpha, "alerts": [alert for _, _, alert in alerts], "points": own.requests if own else 0}
-    for wanted in ("fail", "inconclusive"):
-        found = [reason for outcome, reason, _ in alerts if outcome == wanted]
-        if found:
-            return ("fail" if wanted == "fail" else "inconclusive"), "; ".join(dict.fromkeys(found)), facts
+    facts = {"alpha": alpha, "alerts": [alert.facts for alert in alerts], "points": own.requests if own else 0}
+    reasons = {
+        alarm: "; ".join(one.reason for one in alerts if one.alarm == alarm)
+        for alarm in ("alert", "shared", "unproven")
+    }
+    if reasons["alert"]:
+        return "fail", reasons["alert"], facts
+    if reasons["shared"]:
+        return "inconclusive", reasons["shared"], facts
     if own is None or own.requests < MINIMUM_POINTS:
         return "inconclusive", f"fewer than {MINIMUM_POINTS} requests were answered by the candidate", facts
-    if any(outcome == "no-harm" for outcome, _, _ in alerts):
-        return (
-            "no-harm",
-            "; ".join(dict.fromkeys(reason for outcome, reason, _ in alerts if outcome == "no-harm")),
-            facts,
-        )
+    if reasons["unproven"]:
+        return "no-harm", reasons["unproven"], facts
     return "pass", "no budget burns faster than a pair of windows allows", facts
 
 
-def _alert(level: ServiceLevel, pair: BurnWindow, view: _View, alpha: float) -> _Said:
-    """One pair of windows over one level: fail is an alert."""
-    name = f"{level.name} {pair.long}/{pair.short}"
-    facts: dict[str, Any] = {"level": level.name, "long": pair.long, "short": pair.short, "rate": pair.rate}
-    rates: dict[Arm, list[float]] = {"candidate": [], "serving": []}
-    least_bad, log_e = math.inf, math.inf
-    for length in (seconds(pair.long), seconds(pair.short)):
-        cells = view.window(length)
-        if cells is None:
-            return "inconclusive", f"no evidence of the last {length} s", facts
-        for arm in rates:
-            cell = total(cells, arm)
-            n, bad = (cell.requests, _bad(cell, level)[1 if arm == "serving" else 0]) if cell else (0, 0)
-            rates[arm].append(_burn_rate(bad, n, level))
-            if arm == "candidate":
-                least_bad = min(least_bad, bad)
-                if length == seconds(pair.long):
-                    log_e = sequential.log_e_above(n, bad, min(1.0, pair.rate * (1 - level.objective)))
-    burning = min(rates["candidate"]) > pair.rate
-    facts |= {
-        "burn_rate": {"long": rates["candidate"][0], "short": rates["candidate"][1]},
-        "serving_burn_rate": {"long": rates["serving"][0], "short": rates["serving"][1]},
-        "bad": int(least_bad), "e_fail": sequential.e_value(log_e),
-    }  # fmt: skip
-    speeds = " and ".join(f"{rate:.3g}" for rate in rates["candidate"])
-    what = f"{name}: the budget burns {speeds} times as fast as it may, {pair.rate:g} allowed"
-    if not burning:
-        return "pass", f"{name}: within its budget", facts
-    if least_bad < MINIMUM_BAD or log_e < math.log(1 / alpha):
-        return "no-harm", f"{what}; not yet proof", facts
-    # At the speed of a ticket, what the serving release burns as well is not the candidate's doing: it holds the
-    # rollout up. At the speed of a page people are harmed during a change, so the change goes, whoever did it.
-    if pair.rate <= 1 and min(rates["serving"]) > pair.rate:
-        return "inconclusive", f"{what}, and the serving release burns it as well", facts
-    return "fail", what, facts
-
-
-def _bad(cell: Cell, level: ServiceLevel) -> tuple[int, int]:
-    """Bad requests of a level: surely, and possibly (in the latency bin that the threshold cuts in two)."""
-    if level.indicator == "availability":
-        return cell.errors, cell.errors
-    return _slower(cell, level.threshold_ms or math.inf)
-
-
-def _slower(cell: Cell, milliseconds: float) -> tuple[int, int]:
-    """Requests surely and possibly slower than a bound, as far as bins can say."""
-    bound = milliseconds / 1000
-    lower = [0.0, *LATENCY_BOUNDS]
-    surely = sum(count for count, edge in zip(cell.latency, lower, strict=True) if edge >= bound)
-    upper = [*LATENCY_BOUNDS, math.inf]
-    return surely, sum(count for count, edge in zip(cell.latency, upper, strict=True) if edge > bound)
-
-
-def _burn_rate(bad: int, n: int, level: ServiceLevel) -> float:
-    return bad / n / (1 - level.objective) if n else 0.0
+def _lengths(pair: BurnWindow) -> tuple[int, int]:
+    return seconds(pair.long), seconds(pair.short)
 
 
 # --- quality, drift, contract ----------------------------------------------------------------------------------------
@@ -526,50 +446,8 @@ def _contract(evidence: Evidence) -> _Said:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _sound(cell: Cell) -> bool:
-    """Whether a cell's counts can be true."""
-    counts = (cell.requests, cell.errors, cell.rows, cell.defaulted, *cell.latency, *cell.scores)
-    return (
-        len(cell.latency) == LATENCY_BINS
-        and len(cell.scores) == SCORE_BINS
-        and set(map(type, counts)) <= {int, np.int64}
-        and min(counts) >= 0
-        and cell.errors <= cell.requests
-        and cell.defaulted <= cell.rows
-        and _finite(cell.busy_seconds)
-        and cell.busy_seconds >= 0
-    )
-
-
 def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _tuple(value: object) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else ()
-
-
-def _sum(cells: Iterable[Cell]) -> Cell:
-    first, *rest = cells
-    for cell in rest:
-        first += cell
-    return first
-
-
-def _quantile_ms(histogram: Sequence[int], share: float) -> float:
-    """Upper bound in milliseconds of the bin that holds a quantile; the last bin has only a lower one."""
-    need, seen = share * sum(histogram), 0
-    for count, bound in zip(histogram, LATENCY_BOUNDS, strict=False):
-        seen += count
-        if seen >= need:
-            return bound * 1000
-    return LATENCY_BOUNDS[-1] * 1000
-
-
-def _mean_score(histogram: Counts) -> float:
-    """Mean of the bins' middles."""
-    n = int(histogram.sum())
-    return float((histogram * (np.arange(SCORE_BINS) + 0.5)).sum()) * SCORE_WIDTH / n if n else 0.0
 
 
 def _json(value: Any) -> Any:

@@ -88,14 +88,16 @@ def log_e_share(arms: Arms, null: Null, margin: float, *, same: bool = False) ->
     Returns:
         Natural logarithm of the e-value for each question, [questions].
     """
-    separate = (_marginal(arms.candidate_k, arms.candidate_n) + _marginal(arms.serving_k, arms.serving_n)).sum(axis=0)
     candidate_k, serving_k = arms.candidate_k.sum(axis=0), arms.serving_k.sum(axis=0)
     candidate_n, serving_n = arms.candidate_n.sum(axis=0), arms.serving_n.sum(axis=0)
-    pooled = _marginal(candidate_k, candidate_n) + _marginal(serving_k, serving_n)
-    alternatives = np.logaddexp(separate, pooled) - math.log(2)
+    # One call for all marginals: each stratum and arm, both arms over all strata, everything together.
+    marginals = _marginal(
+        np.vstack([arms.candidate_k, arms.serving_k, candidate_k, serving_k, candidate_k + serving_k]),
+        np.vstack([arms.candidate_n, arms.serving_n, candidate_n, serving_n, candidate_n + serving_n]),
+    )
+    alternatives = np.logaddexp(marginals[:-3].sum(axis=0), marginals[-3] + marginals[-2]) - math.log(2)
     if same:
-        equal = _marginal(candidate_k + serving_k, candidate_n + serving_n)
-        alternatives = np.logaddexp(alternatives, equal) - math.log(2)
+        alternatives = np.logaddexp(alternatives, marginals[-1]) - math.log(2)
     return np.asarray(alternatives - _largest_likelihood(arms, null, margin).sum(axis=0))
 
 
@@ -221,11 +223,11 @@ def _marginal(k: Counts, n: Counts) -> Floats:
 
 def _log_gamma(x: Floats) -> Floats:
     """log Gamma for x >= 1/2: Stirling's series after moving the argument up by 8; exact to 1e-12."""
-    product = x * (x + 1) * (x + 2) * (x + 3)
-    product = product * ((x + 4) * (x + 5) * (x + 6) * (x + 7))
+    pairs = x * (x + 7.0)  # x (x+1) ... (x+7), its factors taken in pairs from outside in
+    product = pairs * (pairs + 6.0) * (pairs + 10.0) * (pairs + 12.0)
     y = x + 8.0
-    square = y * y
-    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * square)) / square) / square) / y
+    square = 1.0 / (y * y)
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - square / 1680) * square) * square) / y
     return np.asarray((y - 0.5) * np.log(y) - y + 0.5 * math.log(2 * math.pi) + series - np.log(product))
 
 
