@@ -1,6 +1,7 @@
 """The controller over a real ledger (SQLite), with a clock of its own and services that follow the ledger at once."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,7 +115,7 @@ class World:
         drill = changes.get("drill", False)
         canary = [Stage(kind="canary", percent=percent, bake=3) for percent in (10, 50)]
         plan = Plan(
-            strategy="canary", stages=tuple([*canary, *([] if drill else [Stage(kind="full", percent=100, bake=3)])]),
+            strategy="canary", stages=(*canary, *([] if drill else [Stage(kind="full", percent=100, bake=3)])),
             patience=10, approvals=0, own_approval=True, gates=(Contract(kind="contract"),),
         )  # fmt: skip
         serving = self.ledger.current(product)
@@ -332,7 +333,7 @@ def test_another_rollout_that_fails_is_tried_less_and_less_often_until_a_person_
     world.services.observe = broken
     for _ in range(100):
         world.step()
-    waits = [after - before for before, after in zip(asked, asked[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(asked)]
     assert waits == [1, 2, 4, 8, 16, 30, 30]
     world.wish("abort")
     del asked[:]
@@ -644,7 +645,7 @@ def test_a_registry_that_is_away_is_tried_less_and_less_often_and_converges(worl
     world.start()
     for _ in range(70):
         world.step()
-    waits = [after - before for before, after in zip(tries, tries[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(tries)]
     assert waits[:6] == [1, 2, 4, 8, 16, 30]
     assert world.newest.state.phase == "promoting"  # its route needed no registry
     world.registry.away = False
