@@ -19,6 +19,7 @@ ELSEWHERE = {
     "features/slices.py": {"pyarrow"},  # tables for feast.py's join
     "ledger/database.py": {"sqlalchemy", "alembic"},  # the ledger is SQL
     "ledger/leases.py": {"sqlalchemy"},
+    "ledger/retention.py": {"sqlalchemy"},
     "ledger/rollouts.py": {"sqlalchemy"},
     "ledger/schema.py": {"sqlalchemy"},
     "ledger/snapshot.py": {"sqlalchemy"},
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
     "pipelines/prefect.py": {"httpx"},  # Prefect's client raises its errors
+    "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
     "runtime/mlflow.py": {"uvicorn"},  # serves MLflow's application in one process
     "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
     "telemetry/traces.py": {"opentelemetry"},  # what OpenTelemetry is here for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -83,3 +83,17 @@ class Invariants(Generic[T]):
 def violations(findings: Iterable[Finding]) -> list[Finding]:
     """Those that say that something is wrong."""
     return [finding for finding in findings if finding.level == "violation"]
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is looked at, how many of it are done, and how many there are."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody is told of."""
+
+
+def without(holds: Mapping[str, str], found: Iterable[Finding]) -> list[Finding]:
+    """An ok for each invariant of `holds` (name to what holds) that no finding is about."""
+    seen = {finding.invariant for finding in found}
+    return [Finding(name, "ok", "", text) for name, text in holds.items() if name not in seen]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from plinth.core.digests import digest_bytes, digest_file
+from plinth.core.failpoints import failpoint
 from plinth.errors import Corrupt, InvalidInput, NotFound, Unavailable
+
+HEX = frozenset("0123456789abcdef")
+WRITING, COLLECTING, CORRUPT = ".writing-", ".collecting-", ".corrupt"
 
 
 class ArtifactStore:
@@ -29,14 +34,14 @@ class ArtifactStore:
         return self.put_bytes(path.read_bytes())
 
     def put_bytes(self, data: bytes) -> str:
-        """Store bytes; as `put_file`."""
+        """Store bytes; as `put_file`. What is stored already gets this moment as its time: somebody means to use it."""
         digest = digest_bytes(data)
         target = self._target(digest)
-        if target.exists() and digest_file(target) == digest:
+        if self._renewed(target, digest):
             return digest
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=".writing-")
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=WRITING)
         except OSError as error:
             raise self._unwritable(error) from error
         temporary = Path(name)
@@ -46,6 +51,7 @@ class ArtifactStore:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.chmod(0o444)
+            failpoint("artifact.before-rename")
             temporary.rename(target)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -78,8 +84,93 @@ class ArtifactStore:
             )
         return target
 
+    # Housekeeping -----------------------------------------------------------------------------------------------
+
+    def stored(self) -> Iterator[Path]:
+        """The file of every artefact, in no order; its name is its digest. Its content is not checked."""
+        return (path for path in self.root.glob("??/*") if len(path.name) == 64 and set(path.name) <= HEX)
+
+    def leftovers(self) -> Iterator[Path]:
+        """What a killed writer or collector left behind, and what was put aside as corrupt."""
+        for path in self.root.glob("??/*"):
+            if path.name.startswith((WRITING, COLLECTING)) or path.name.endswith(CORRUPT):
+                yield path
+
+    def collect(self, digest: str, before: float) -> int:
+        """Delete an artefact that nothing refers to, unless it was stored again since `before`.
+
+        It is moved aside first, and its time looked at after: whoever stores it again meanwhile has either renewed the
+        time that is looked at, or no longer finds it and writes it anew.
+
+        Args:
+            digest: Which.
+            before: Seconds since 1970; a younger file stays, and so does one from the future.
+
+        Returns:
+            Bytes that were freed; 0 when it stays, or is not stored.
+
+        Raises:
+            Unavailable: The folder cannot be written.
+        """
+        target = self._target(digest)
+        aside = target.with_name(f"{COLLECTING}{digest}")
+        try:
+            if target.stat().st_mtime >= before:
+                return 0
+            target.rename(aside)
+            found = aside.stat()
+            if found.st_mtime >= before:
+                aside.rename(target)
+                return 0
+            aside.unlink()
+        except FileNotFoundError:  # somebody else collects, or puts back what we moved aside
+            return 0
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return found.st_size
+
+    def put_back(self) -> int:
+        """Put back what a killed collector had moved aside: whether to delete it is decided anew. Returns how many."""
+        count = 0
+        for path in self.root.glob(f"??/{COLLECTING}*"):
+            try:
+                path.rename(self._target(path.name.removeprefix(COLLECTING)))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._unwritable(error) from error
+            count += 1
+        return count
+
+    def set_aside(self, digest: str) -> Path:
+        """Keep a corrupt artefact under another name, for whoever wants to know what happened to it.
+
+        The old name stays until a good copy replaces it (`put_bytes`): a moment without a file would say less.
+
+        Raises:
+            Unavailable: The folder cannot be written.
+        """
+        target = self._target(digest)
+        aside = target.with_name(f"{digest}{CORRUPT}")
+        try:
+            aside.unlink(missing_ok=True)
+            os.link(target, aside)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return aside
+
+    def _renewed(self, target: Path, digest: str) -> bool:
+        """Whether it is stored and intact, with a new time."""
+        try:
+            if digest_file(target) != digest:
+                return False
+            os.utime(target)
+        except OSError:  # not there, collected at this moment, or not ours: write it
+            return False
+        return True
+
     def _target(self, digest: str) -> Path:
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        if len(digest) != 64 or not set(digest) <= HEX:
             raise InvalidInput(f"{digest!r} is no sha256", where=str(self.root), hint="give 64 hexadecimal characters")
         return self.root / digest[:2] / digest
 

@@ -1,0 +1,128 @@
+"""Whether the model registry's aliases and the running services agree with the ledger.
+
+What somebody moved while it was looked at is looked at again before it is called wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from plinth.core.findings import Finding, Level, violations, without
+from plinth.core.releases import ModelRef
+from plinth.core.routes import Route
+from plinth.errors import PlinthError
+from plinth.ledger.rollouts import Rollouts
+from plinth.ledger.store import Ledger
+from plinth.rollouts.projection import Alias, Aliases, wanted
+from plinth.serving.port import Backend, Observation
+
+SETTLE_SECONDS = 2.0
+"""A service looks at the ledger each half second, and loads what is new."""
+
+REGISTRY_HOLDS = {
+    "registry.readable": "The model registry can be reached and read.",
+    "registry.serving": "The registry's alias `serving` is on the version of what serves.",
+    "registry.candidate": "The alias `candidate` is on the version of what is rolled out, and on none decided before.",
+}
+SERVICE_HOLDS = {"service.route": "Every running service routes as the ledger says, with the releases in memory."}
+
+
+def check_registry(ledger: Ledger, registry: Callable[[], Aliases], products: Iterable[str]) -> list[Finding]:
+    """Whether the registry's aliases say what the ledger says. What still waits in the outbox is a warning.
+
+    Args:
+        ledger: The ledger.
+        registry: Gives the model registry; called only when there is a product.
+        products: Whose models.
+    """
+    found: list[Finding] = []
+    for product in products:
+        try:
+            found += _aliases(ledger, registry(), product)
+        except PlinthError as error:
+            found.append(Finding("registry.readable", "violation", product, error.what, error.hint))
+    if any(finding.invariant == "registry.readable" for finding in found):
+        return found
+    return found + without(REGISTRY_HOLDS, found)
+
+
+def _aliases(ledger: Ledger, registry: Aliases, product: str) -> list[Finding]:
+    while True:
+        should, wrong = wanted(ledger, product), []
+        pointed: list[tuple[Alias, ModelRef | None]] = [("serving", should.serving), ("candidate", should.candidate)]
+        for alias, model in pointed:
+            if model is None:
+                continue
+            seen = registry.by_alias(model.name, alias)
+            if seen is None or seen.version != model.version:
+                now = f"on version {seen.version}" if seen else "on none"
+                wrong.append((f"registry.{alias}", f"`{alias}` of {model.name} is {now}, not on {model.version}"))
+        for model in should.decided:
+            seen = registry.by_alias(model.name, "candidate")
+            if seen is not None and seen.version == model.version:
+                wrong.append(("registry.candidate", f"`candidate` of {model.name} is still on {model.version}"))
+        waits = bool(ledger.pending_effects(product))
+        if wanted(ledger, product) == should:
+            break
+    if waits and not wrong:
+        wrong = [("registry.serving", "the aliases are right, and that they are is not recorded yet")]
+    level: Level = "warning" if waits else "violation"
+    late = "; the change waits in the outbox" if waits else ""
+    return [Finding(name, level, product, what + late, "plinth fsck --repair") for name, what in wrong]
+
+
+def check_services(
+    backend: Backend, ledger: Ledger, products: Iterable[str], *, settle: float = SETTLE_SECONDS
+) -> list[Finding]:
+    """Whether every running service does what the ledger says. One that does not run is no violation.
+
+    Args:
+        backend: Shows what services do.
+        ledger: The ledger.
+        products: Whose services.
+        settle: Seconds that a service may be behind.
+    """
+    found: list[Finding] = []
+    for product in products:
+        until = time.monotonic() + settle
+        while True:
+            try:
+                seen = list(_compared(product, Rollouts(ledger).route(product), backend.observe(product)))
+            except PlinthError as error:
+                seen = [Finding("service.route", "violation", product, error.what, error.hint)]
+            if not violations(seen) or time.monotonic() >= until:
+                break
+            time.sleep(min(0.25, settle))
+        found += seen
+    return found + without(SERVICE_HOLDS, [finding for finding in found if finding.level != "ok"])
+
+
+def _compared(product: str, route: Route | None, copies: Iterable[Observation]) -> Iterator[Finding]:
+    for copy in copies:
+        who, problem = f"{product} at {copy.where}", f": {copy.problem}" if copy.problem else ""
+        if copy.problem.startswith("does not answer"):
+            away = "refused" in copy.problem
+            yield Finding("service.route", "ok" if away else "warning", who,
+                          "it does not run" if away else f"it {copy.problem}", "plinth up")  # fmt: skip
+        elif route is None:
+            if copy.route is not None:
+                yield Finding("service.route", "violation", who, "it serves, and the ledger says nothing serves")
+        elif copy.route != route:
+            has = _words(copy.route) if copy.route else "nothing"
+            yield Finding(
+                "service.route", "violation", who, f"it applies {has}, and the ledger says {_words(route)}{problem}",
+                f"plinth logs {product}",
+            )  # fmt: skip
+        elif missing := [digest[:12] for digest in route.releases if digest not in copy.loaded]:
+            yield Finding("service.route", "violation", who, f"it has not loaded {', '.join(missing)}{problem}",
+                          f"plinth logs {product}")  # fmt: skip
+        elif copy.problem:
+            yield Finding("service.route", "warning", who, copy.problem, f"plinth logs {product}")
+
+
+def _words(route: Route) -> str:
+    text = f"generation {route.generation} step {route.step}, {route.serving[:12]}"
+    if route.candidate is None:
+        return text
+    return f"{text} with {'shadow' if route.shadow else f'{route.weight / 100:g}% for'} {route.candidate[:12]}"

@@ -1,0 +1,152 @@
+"""`plinth fsck --repair`: what can be mended without losing anything, each with an audit entry.
+
+Releases, generations and the audit log are never touched: what is wrong there is evidence, and a backup's business.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plinth.core.digests import digest_bytes, digest_file
+from plinth.core.findings import Finding
+from plinth.errors import PlinthError
+from plinth.ledger.intact import Fault, artifact_faults, old_leftovers
+from plinth.ledger.leases import Candidate
+from plinth.rollouts.projection import EFFECT, LEASE, align, process_name
+
+if TYPE_CHECKING:
+    from plinth.wiring import Platform
+
+PATIENCE_SECONDS = 5.0
+"""As long as a controller waits for another one's sign of life."""
+
+
+class Repairs:
+    """The repairs of one platform.
+
+    Args:
+        platform: The platform.
+        trusted: The ledger holds its own invariants; what it says may be written to other stores.
+    """
+
+    def __init__(self, platform: Platform, *, trusted: bool) -> None:
+        self._platform = platform
+        self._trusted = trusted
+
+    # Artefacts --------------------------------------------------------------------------------------------------
+
+    def artifacts(self) -> list[Finding]:
+        """Remove what killed writers left, and fetch lost or corrupt files again where an intact copy is known."""
+        ledger, store = self._platform.ledger, self._platform.artifacts
+        try:
+            done = self._leftovers()
+            tried: set[str] = set()
+            for fault in artifact_faults(ledger, store):
+                if fault.digest not in tried and self._restored(fault):
+                    what = f"{fault.name} ({fault.digest[:12]}) was {fault.kind}, and is restored from the registry"
+                    name = "artifact.present" if fault.kind == "missing" else "artifact.intact"
+                    done.append(Finding(name, "repaired", fault.digest, what))
+                tried.add(fault.digest)
+        except PlinthError as error:
+            return [Finding("artifact.present", "violation", error.where, f"no repair: {error.what}", error.hint)]
+        return done
+
+    def _leftovers(self) -> list[Finding]:
+        store = self._platform.artifacts
+        removed: list[Path] = []
+        back = store.put_back()
+        done = [Finding("artifact.leftover", "repaired", "", f"{back} put back, to be collected anew")] if back else []
+        for path in list(old_leftovers(store)):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                return [Finding("artifact.leftover", "warning", str(path), f"it stays: {error.strerror}")]
+            removed.append(path)
+        if removed or back:
+            names = [path.name for path in removed]
+            self._audit("fsck.leftovers", "artifacts", {"removed": names[:100], "count": len(names), "put_back": back})
+        return [*done, *(Finding("artifact.leftover", "repaired", str(path), "removed") for path in removed)]
+
+    def _restored(self, fault: Fault) -> bool:
+        """Fetch a file again: the model, or a document of its training, when it has the very same content."""
+        data = self._copy(fault)
+        if data is None or digest_bytes(data) != fault.digest:
+            return False
+        store = self._platform.artifacts
+        aside = store.set_aside(fault.digest).name if fault.kind == "corrupt" else None
+        store.put_bytes(data)
+        self._audit(
+            "fsck.restore", fault.bundle.digest, {"file": fault.name, "digest": fault.digest, "set_aside": aside}
+        )
+        return True
+
+    def _copy(self, fault: Fault) -> bytes | None:
+        model, version, run = fault.bundle.model
+        registry = self._platform.registry
+        try:
+            path: Path = registry.model_file(model, version)
+            if digest_file(path) == fault.digest:
+                return path.read_bytes()
+        except (PlinthError, OSError):
+            pass  # the version may be gone while its run is there
+        try:
+            return registry.document(run, fault.name)
+        except (PlinthError, OSError):
+            return None
+
+    # Registry ---------------------------------------------------------------------------------------------------
+
+    def registry(self) -> list[Finding]:
+        """Make the aliases what the ledger says, and record the effects that are done by it."""
+        if not self._trusted:
+            return [
+                Finding("registry.serving", "warning", "", "no repair: the ledger itself is in doubt",
+                        "mend the ledger first")
+            ]  # fmt: skip
+        ledger = self._platform.ledger
+        candidate = Candidate(ledger, LEASE, process_name(), patience=PATIENCE_SECONDS)
+        try:
+            if not _hold(candidate):
+                return [
+                    Finding("registry.serving", "warning", "", "no repair: a controller runs, and mends it by itself",
+                            "plinth fsck, in half a minute")
+                ]  # fmt: skip
+            try:
+                return self._align(candidate)
+            finally:
+                candidate.release()
+        except PlinthError as error:
+            return [Finding("registry.readable", "violation", error.where, f"no repair: {error.what}", error.hint)]
+
+    def _align(self, candidate: Candidate) -> list[Finding]:
+        from plinth.runtime.fsck import serving_products
+
+        ledger, done = self._platform.ledger, []
+        for product in serving_products(ledger):
+            effects = [effect for effect in ledger.pending_effects(product) if effect.effect == EFFECT]
+            changed = align(ledger, self._platform.registry, product, lambda: candidate.hold() is not None)
+            for effect in effects:
+                ledger.effect_done(effect, self._platform.actor)
+            if changed:
+                self._audit("fsck.aliases", product, {"changed": changed})
+            what = [*changed, *([f"{len(effects)} effects recorded as done"] if effects else [])]
+            if what:
+                done.append(Finding("registry.serving", "repaired", product, "; ".join(what)))
+        return done
+
+    def _audit(self, action: str, subject: str, payload: dict[str, object]) -> None:
+        self._platform.ledger.append_audit(self._platform.actor, action, subject, payload)
+
+
+def _hold(candidate: Candidate) -> bool:
+    """Take the controller's lease unless somebody shows that he lives; watches for as long as that may take."""
+    until = time.monotonic() + PATIENCE_SECONDS + 1.0
+    while candidate.hold() is None:
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.25)
+    return True
