@@ -67,7 +67,7 @@ class RolloutCounts:
             failed: Whether it failed because of the service.
             seconds: Its service time.
             scores: What the release said, [n]; those that are not finite are rows without a score.
-            defaulted: Rows that a view had no fresh value for.
+            defaulted: Rows that a view had no fresh value for; like rows, not counted of what failed.
         """
         finite = scores[np.isfinite(scores)]
         binned = np.bincount(np.searchsorted(_SCORE_BOUNDS, finite, side="left"), minlength=SCORE_BINS)
@@ -84,8 +84,9 @@ class RolloutCounts:
             count.latency[latency] += 1
             count.scores += binned
             count.score_sum += score_sum
-            count.rows += len(scores)
-            count.defaulted += defaulted
+            if not failed:
+                count.rows += len(scores)
+                count.defaulted += defaulted
             count.busy_seconds += seconds
 
     def now(self) -> tuple[int, list[Counted]]:

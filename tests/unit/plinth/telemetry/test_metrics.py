@@ -119,7 +119,7 @@ def test_each_arm_of_each_step_has_its_own_counts():
     assert series(told, "plinth_rollout_requests_total") == {one: 2, two: 1, serving: 1}
     assert series(told, "plinth_rollout_errors_total") == {one: 0, two: 1, serving: 0}
     assert series(told, "plinth_rollout_rows_total") == {one: 3, two: 0, serving: 1}
-    assert series(told, "plinth_rollout_defaulted_total") == {one: 2, two: 1, serving: 1}
+    assert series(told, "plinth_rollout_defaulted_total") == {one: 2, two: 0, serving: 1}
     assert series(told, "plinth_rollout_seconds_sum")[one] == 0.006
     assert series(told, "plinth_rollout_scores_count") == {one: 3, two: 0, serving: 1}
 
