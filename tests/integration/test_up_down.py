@@ -25,7 +25,7 @@ class Ok(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if self.path == "/healthz" else 404); self.end_headers()
 http.server.HTTPServer((args.host, args.port), Ok).serve_forever()
 """
-NAMES = ["prefect", "mlflow", "small-product", "pipelines"]
+NAMES = ["prefect", "mlflow", "small-product", "pipelines", "controller"]
 
 
 @pytest.fixture(scope="module")

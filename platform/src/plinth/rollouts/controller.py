@@ -158,8 +158,16 @@ class Controller:
         return True
 
     def project(self) -> None:
-        """One pass over every product's effects; does nothing without the lease. May run in a thread of its own."""
-        for product in self._products():
+        """One pass over every product's effects; does nothing without the lease. May run in a thread of its own.
+
+        Raises:
+            Unavailable, Corrupt: The ledger cannot be used.
+        """
+        if not self.leads():
+            return
+        # A rollout's effects are carried out even if its product's folder is gone.
+        names = {*self._products(), *(rollout.product for rollout in self._rollouts.unfinished())}
+        for product in sorted(names):
             self._projector.work(product, self.leads)
 
     def _look_at(self, rollout: Rollout, lease: Lease) -> None:

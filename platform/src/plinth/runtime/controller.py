@@ -160,7 +160,8 @@ class _Loop:
     def _project(self) -> None:
         try:
             while not self._stop.wait(self._interval / 2):
-                with contextlib.suppress(OSError):  # the workspace's folder was not readable for a moment
+                # The ledger or the workspace is away for a moment; `tick` says so.
+                with contextlib.suppress(PlinthError, OSError):
                     self._controller.project()
         except BaseException as error:  # noqa: BLE001  (out of memory, or a bug: the process ends, and is started again)
             self._broken = error
