@@ -333,9 +333,8 @@ def listener(answer, port=0):
                 threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
         def serve(connection):
-            with connection:
-                with suppress(OSError):  # the other side gave up
-                    answer(connection, stop)
+            with connection, suppress(OSError):  # the other side gave up
+                answer(connection, stop)
 
         thread = threading.Thread(target=work)
         thread.start()
