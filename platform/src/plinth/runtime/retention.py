@@ -1,0 +1,181 @@
+"""`plinth gc`: retire releases that nobody will go back to, and delete what no release needs any more.
+
+The order makes a kill at any point harmless: first releases are retired, each in a transaction, so that nothing can
+serve them; then artefacts that no other release needs are deleted; what a kill left is found by the next run. A file is
+deleted only when nobody stored it for the grace period: a pipeline that makes a release of an artefact which is stored
+already renews its time before it registers the release.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from plinth.core.findings import Progress, silent
+from plinth.errors import InvalidInput, RefusedByPolicy, Unavailable
+from plinth.ledger.artifacts import COLLECTING, ArtifactStore
+from plinth.ledger.retention import KEEP, Bundle, Retention
+from plinth.ledger.rollouts import Rollouts
+from plinth.ledger.store import Ledger
+
+GRACE_SECONDS = 7 * 86_400
+LEAST_GRACE_SECONDS = 3600
+"""Longer than a pipeline takes between storing an artefact and registering its release."""
+
+BATCH = 100
+"""Artefacts that are deleted while every other writer of the ledger waits: milliseconds."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a collection did, or would do.
+
+    Attributes:
+        applied: Whether it was done; otherwise it is what would be.
+        kept: Releases that keep their artefacts, by digest, and why.
+        retired: Releases that can serve no more.
+        artifacts: Digest to bytes of artefacts that no release needs.
+        others: Path to bytes of what killed processes left and of request logs of generations long over.
+    """
+
+    applied: bool
+    kept: dict[str, str]
+    retired: tuple[Bundle, ...]
+    artifacts: dict[str, int]
+    others: dict[str, int]
+
+    @property
+    def freed(self) -> int:
+        """Bytes."""
+        return sum(self.artifacts.values()) + sum(self.others.values())
+
+
+def collect(
+    ledger: Ledger,
+    store: ArtifactStore,
+    folders: Mapping[str, Path],
+    *,
+    actor: str,
+    apply: bool = False,
+    grace: float = GRACE_SECONDS,
+    keep: int = KEEP,
+    now: float | None = None,
+    on_progress: Progress | None = None,
+) -> Collection:
+    """Collect garbage. Without `apply` nothing is changed.
+
+    Kept are what serves, what is in a rollout that has not ended, the `keep` releases accepted last and the `keep` that
+    served last of every product, and whatever is younger than the grace period. A time in the future counts as young,
+    so a clock that went back deletes nothing.
+
+    Args:
+        ledger: The ledger.
+        store: The artefacts.
+        folders: Product to its state folder, which holds `requests/`.
+        actor: Who collects, for the audit log.
+        apply: Do it.
+        grace: Seconds; an hour at least.
+        keep: 3 at least.
+        now: Seconds since 1970; default this moment.
+        on_progress: Told of batches of artefacts.
+
+    Raises:
+        InvalidInput: `keep` or `grace` is too small.
+        Corrupt: A manifest cannot be read, so nobody knows what it needs.
+        Unavailable: The ledger or a folder cannot be used.
+    """
+    if grace < LEAST_GRACE_SECONDS:
+        raise InvalidInput(
+            f"a grace period of {grace:g} s could delete what a running pipeline is about to release",
+            hint="give 1h or more",
+        )
+    before = (time.time() if now is None else now) - grace
+    since = datetime.fromtimestamp(before, UTC).isoformat(timespec="microseconds")
+    retention = Retention(ledger, keep=keep, since=since)
+    due = retention.due()
+    if apply:
+        store.put_back()
+        due = [bundle for bundle in due if _retired(retention, bundle, actor)]
+    kept = retention.kept()
+    needed = {digest for one in kept.values() for digest in one.bundle.artifacts.values()}
+    spare = {path.name: size for path in store.stored() if path.name not in needed and (size := _old(path, before))}
+    if apply:
+        spare = _collected(retention, store, sorted(spare), before, actor, on_progress or silent)
+    others = dict(_leftovers(store, before))
+    for product, folder in folders.items():
+        others |= _request_logs(ledger, product, folder, before)
+    if apply:
+        for path in others:
+            _delete(Path(path))
+    return Collection(
+        apply, {digest: one.why for digest, one in kept.items()},
+        tuple(bundle for bundle in due if bundle.status in {"accepted", "drill"}), spare,
+        {str(path): size for path, size in others.items()},
+    )  # fmt: skip
+
+
+def _retired(retention: Retention, bundle: Bundle, actor: str) -> bool:
+    try:
+        return retention.retire(bundle.digest, actor)
+    except RefusedByPolicy:  # somebody rolled it back into service at this moment
+        return False
+
+
+def _collected(
+    retention: Retention, store: ArtifactStore, digests: list[str], before: float, actor: str, tell: Progress
+) -> dict[str, int]:
+    freed: dict[str, int] = {}
+    for start in range(0, len(digests), BATCH):
+        tell("artefacts", start, len(digests))
+        freed |= retention.collect(store, digests[start : start + BATCH], before, actor)
+    return freed
+
+
+def _old(path: Path, before: float) -> int:
+    """Bytes of a file that nobody touched since `before`; 0 when somebody did, or it is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if found.st_mtime < before else 0
+
+
+def _leftovers(store: ArtifactStore, before: float) -> Iterator[tuple[Path, int]]:
+    """Half-written files, and copies that were put aside as corrupt. What a collector moved aside is put back."""
+    for path in store.leftovers():
+        if not path.name.startswith(COLLECTING) and (size := _old(path, before)):
+            yield path, size
+
+
+def _request_logs(ledger: Ledger, product: str, folder: Path, before: float) -> dict[Path, int]:
+    """The request logs of generations that are over: their rollout has ended, and its verdicts are in the ledger."""
+    serving = ledger.current(product)
+    if serving is None:
+        return {}
+    running = {rollout.generation for rollout in Rollouts(ledger).unfinished() if rollout.product == product}
+    found = {}
+    for path in folder.glob("requests/generation=*"):
+        number = path.name.partition("=")[2]
+        if not number.isdecimal() or int(number) >= serving.generation or int(number) in running:
+            continue
+        files = [file for file in path.iterdir() if file.is_file()]
+        if all(file.stat().st_mtime < before for file in files):
+            found[path] = sum(file.stat().st_size for file in files)
+    return found
+
+
+def _delete(path: Path) -> None:
+    try:
+        if path.is_dir():
+            for file in path.iterdir():
+                file.unlink(missing_ok=True)
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(
+            f"it cannot be deleted: {error.strerror}", where=str(path), hint="see to its permissions"
+        ) from error
