@@ -1,27 +1,23 @@
-"""Files of the request log as a service writes them, for tests that need no service."""
+"""Files of the request log and of labels, for tests that need no service. The log's are written by the service's sink."""
 
 import itertools
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-UTC = pa.timestamp("us", tz="UTC")
-SCHEMA = pa.schema(
-    {
-        "request_id": pa.string(), "at": UTC, "clock": pa.float64(), "generation": pa.int32(), "step": pa.int16(),
-        "arm": pa.string(), "release": pa.string(), "code": pa.int16(), "seconds": pa.float64(), "rows": pa.int32(),
-        "defaulted": pa.int32(), "entity_ids": pa.list_(pa.string()), "scores": pa.list_(pa.float64()),
-    }
-)  # fmt: skip
-LABELS = pa.schema({"entity_id": pa.string(), "label": pa.int8(), "known_at": UTC})
+from plinth.serving.pyarrow import ParquetRequests
+from plinth.serving.requests import RequestRecord
+
+LABELS = pa.schema({"entity_id": pa.string(), "label": pa.int8(), "known_at": pa.timestamp("us", tz="UTC")})
 _COUNT = itertools.count(1)
 
 
 @dataclass
 class Request:
-    """One arm's part in a request; scores of a failed one are empty."""
+    """One arm's part in a request. What failed has no scores; entities that are not named are new ones."""
 
     arm: str = "serving"
     release: str = "5" * 64
@@ -35,29 +31,25 @@ class Request:
     clock: float = field(default_factory=time.monotonic)
 
 
-def _entities(request, prefix):
-    return [*request.entities] or [f"{prefix}-{n}" for n, _ in enumerate(request.scores)]
-
-
 def write(state, requests, name=None):
-    """One file of requests of one generation; returns its path."""
-    number = next(_COUNT)
-    rows = [
-        {
-            "request_id": f"r{number}-{i}", "at": 0, "clock": r.clock, "generation": r.generation, "step": r.step,
-            "arm": r.arm, "release": r.release, "code": r.code, "seconds": r.seconds, "rows": len(r.scores) or 1,
-            "defaulted": r.defaulted,
-            "entity_ids": [] if r.code >= 500 else _entities(r, f"e{number}-{i}"),
-            "scores": [] if r.code >= 500 else [*r.scores],
-        }
-        for i, r in enumerate(requests)
-    ]  # fmt: skip
-    (generation,) = {r.generation for r in requests}
+    """One file of requests of one generation below a product's state folder; returns its path."""
+    (generation,) = {request.generation for request in requests}
     folder = state / "requests" / f"generation={generation}"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (name or f"part-{number:06d}.parquet")
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
-    return path
+    before = set(folder.glob("*.parquet"))
+    ParquetRequests(state / "requests").write([_record(request) for request in requests])
+    (path,) = set(folder.glob("*.parquet")) - before
+    return path.rename(folder / name) if name else path
+
+
+def _record(request):
+    number, rows = next(_COUNT), max(1, len(request.scores))
+    scores = () if request.code >= 500 else request.scores
+    entities = request.entities or tuple(f"e{number}-{n}" for n in range(rows))
+    return RequestRecord(
+        request_id=f"r{number}", at=time.time(), clock=request.clock, generation=request.generation,
+        step=request.step, arm=request.arm, release=request.release, code=request.code, seconds=request.seconds,
+        rows=rows, defaulted=request.defaulted, entity_ids=entities if scores else (), scores=np.array(scores, float),
+    )  # fmt: skip
 
 
 def write_labels(state, labels, name="2013-06-01.parquet"):

@@ -40,17 +40,15 @@ _READ = """
 _KEEP = """
     INSERT INTO request SELECT step, arm, release, clock, failed, seconds, rows, defaulted FROM fresh;
     CREATE OR REPLACE TEMP TABLE newly AS
-    SELECT arm, entity_id, unnest(min_by(
-        {'step': step, 'release': release, 'clock': clock, 'score': score}, {'clock': clock, 'step': step}
-    ))
-    FROM (
+    SELECT step, arm, entity_id, unnest(min_by({'release': release, 'clock': clock, 'score': score}, clock)) FROM (
         SELECT step, arm, release, clock, unnest(entity_ids) AS entity_id, unnest(scores) AS score
         FROM fresh WHERE NOT failed
     )
-    WHERE entity_id IS NOT NULL AND isfinite(score) GROUP BY arm, entity_id;
+    WHERE entity_id IS NOT NULL AND isfinite(score) GROUP BY step, arm, entity_id;
     DELETE FROM scored USING newly
-    WHERE scored.arm = newly.arm AND scored.entity_id = newly.entity_id AND newly.clock < scored.clock;
-    INSERT INTO scored BY NAME FROM newly ANTI JOIN scored USING (arm, entity_id);
+    WHERE scored.step = newly.step AND scored.arm = newly.arm AND scored.entity_id = newly.entity_id
+        AND newly.clock < scored.clock;
+    INSERT INTO scored BY NAME FROM newly ANTI JOIN scored USING (step, arm, entity_id);
     DROP TABLE fresh;
     DROP TABLE newly;
 """
@@ -74,7 +72,10 @@ _LATEST = """
     TRUNCATE told;
 """
 _OUTCOMES = """
-    SELECT score, label FROM scored JOIN outcome USING (entity_id) WHERE arm = $arm ORDER BY clock, entity_id
+    SELECT score, label FROM (
+        SELECT entity_id, min_by(score, clock) AS score, min(clock) AS clock
+        FROM scored SEMI JOIN outcome USING (entity_id) WHERE arm = $arm GROUP BY entity_id
+    ) JOIN outcome USING (entity_id) ORDER BY clock, entity_id
 """
 
 
@@ -82,9 +83,10 @@ class RequestLog:
     """The signals of the embedded profile.
 
     Requests are counted as they are logged, from step 1 on: step 0 is the time before any traffic moved. Rows and
-    defaulted rows are those of requests that did not fail. Of scores, an entity counts once for each arm, with the
-    first one it was given in this generation: a thousand questions about one flight are one point, and a count once
-    made never changes. Scores that are not finite are rows without a score.
+    defaulted rows are those of requests that did not fail. Of scores, an entity counts once in each cell, with the
+    first one that the arm gave it in that step: a thousand questions about one flight are one point, and a count once
+    made never changes. Not once in the generation: gates compare the arms within a step, and an arm that had seen its
+    entities in the step before would be left with the rare ones. Scores that are not finite are rows without a score.
 
     The window is that of the log's monotonic clock, so a wall clock that jumps changes nothing.
 
@@ -100,7 +102,7 @@ class RequestLog:
         self._held: dict[str, _Held] = {}
 
     def cells(self, product: str, generation: int, *, window: float | None = None) -> tuple[Cell, ...]:
-        """As the port. A repeated entity's score lies in the window in which it was first scored.
+        """As the port. A repeated entity's score lies where it was first given in its step.
 
         Raises:
             Unavailable: None of the generation's files can be read, or DuckDB fails.
@@ -117,7 +119,7 @@ class RequestLog:
             return held.cells(bounds)
 
     def outcomes(self, product: str, generation: int) -> Mapping[Arm, Outcomes]:
-        """As the port: the first score of each entity with the label known last, in the order they were answered.
+        """As the port: an entity's first score by each arm with the label known last, in the order of the answers.
 
         Raises:
             Unavailable: None of the generation's or the labels' files can be read, or DuckDB fails.

@@ -56,18 +56,26 @@ def test_bins_are_those_of_the_evidence(state, log):
     assert binned(two) == sorted(bin_of(v, SCORE_BOUNDS) for v in scores)
 
 
-def test_an_entity_is_one_score_an_arm_the_first_one_it_was_given(state, log):
+def test_an_entity_is_one_score_of_an_arm_in_a_step_the_first_one_it_was_given(state, log):
     write(state, [candidate(0.9, entities=("heavy",), clock=20.0 + i) for i in range(50)])
-    write(state, [candidate(0.1, entities=("heavy",), clock=10.0, step=2)])  # of another process, written later
+    write(state, [candidate(0.1, entities=("heavy",), clock=10.0)])  # of another process, written later
     write(state, [Request(scores=(0.5,), entities=("heavy",), clock=15.0)])
     first = log.cells("p", 7)
-    write(state, [candidate(0.99, entities=("heavy",), clock=60.0, step=2)])
-    for cells in (first, log.cells("p", 7)):
-        by = {(cell.step, cell.arm): cell for cell in cells}
-        assert binned(by[1, "candidate"]) == []
-        assert binned(by[2, "candidate"]) == [bin_of(0.1, SCORE_BOUNDS)]
-        assert binned(by[1, "serving"]) == [bin_of(0.5, SCORE_BOUNDS)]
-        assert by[1, "candidate"].requests == by[1, "candidate"].rows == 50
+    write(state, [candidate(0.99, entities=("heavy",), clock=60.0)])
+    second = log.cells("p", 7)
+    assert [(cell.arm, binned(cell)) for cell in first] == [
+        ("serving", [bin_of(0.5, SCORE_BOUNDS)]), ("candidate", [bin_of(0.1, SCORE_BOUNDS)]),
+    ]  # fmt: skip
+    assert [cell.scores for cell in second] == [cell.scores for cell in first]
+    assert (second[1].requests, second[1].rows) == (52, 52)
+
+
+def test_in_another_step_an_entity_counts_anew_in_both_arms(state, log):
+    """Else the second step would compare the candidate's frequent entities with the serving release's rare ones."""
+    names = tuple(f"e{i}" for i in range(10))
+    for step in (1, 2):
+        write(state, [Request(step=step, scores=(0.5,) * 10, entities=names), candidate(*[0.5] * 10, step=step)])
+    assert [sum(cell.scores) for cell in log.cells("p", 7)] == [10, 10, 10, 10]
 
 
 def test_an_entity_twice_in_one_request_is_one_score(state, log):
@@ -160,7 +168,7 @@ def test_what_was_counted_stays_counted_when_its_file_is_collected(state, log):
 
 def test_outcomes_are_first_scores_with_the_label_known_last_in_the_order_of_the_answers(state, log):
     write(state, [candidate(0.3, entities=("b",), clock=2.0), candidate(0.2, entities=("a",), clock=1.0)])
-    write(state, [candidate(0.9, entities=("a",), clock=3.0), candidate(0.4, entities=("unknown",), clock=3.0)])
+    write(state, [candidate(0.9, entities=("a",), clock=3.0, step=2), candidate(0.4, entities=("unknown",), clock=3.0)])
     write(state, [Request(arm="shadow", scores=(0.7,), entities=("b",))])
     write_labels(state, [("a", 0, 10), ("b", 1, 10)])
     told = log.outcomes("p", 7)
