@@ -6,8 +6,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "platform" / "src" / "plinth"
 TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
-    "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg", "pyarrow",
-    "sqlalchemy", "supervisor", "uvicorn",
+    "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
+    "pyarrow", "sqlalchemy", "supervisor", "uvicorn",
 )  # fmt: skip
 ELSEWHERE = {
     "contracts/odcs.py": {"open_data_contract_standard"},  # the standard's short name
@@ -18,6 +18,7 @@ ELSEWHERE = {
     "features/advance.py": {"feast", "pyarrow"},  # rows for feast.py's online store, from Parquet
     "features/slices.py": {"pyarrow"},  # tables for feast.py's join
     "ledger/database.py": {"sqlalchemy", "alembic"},  # the ledger is SQL
+    "ledger/events.py": {"sqlalchemy"},
     "ledger/leases.py": {"sqlalchemy"},
     "ledger/retention.py": {"sqlalchemy"},
     "ledger/rollouts.py": {"sqlalchemy"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +15,9 @@ from plinth.core.failpoints import failpoint
 from plinth.core.releases import ReleaseManifest
 from plinth.errors import Conflict, InvalidInput, NotFound, RefusedByPolicy
 from plinth.ledger import audit as chain
-from plinth.ledger import schema
+from plinth.ledger import events, schema
 from plinth.ledger.database import make_engine, migrate, reading, translated
+from plinth.ledger.events import Event as Event  # what `events` gives
 
 Kind = Literal["promote", "rollback", "start"]
 Status = Literal["accepted", "rejected", "drill", "retired"]
@@ -58,14 +59,6 @@ class Promotion:
     actor: str
     reason: str
     at: str
-
-
-@dataclass(frozen=True)
-class Event:
-    """A recorded fact."""
-
-    at: str
-    payload: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -468,18 +461,42 @@ class Ledger:
     def record_event(self, product: str, kind: str, payload: dict[str, Any], *, at: str | None = None) -> None:
         """Keep a fact, such as a lineage event or a retraining trigger. `at` defaults to now (UTC, ISO 8601)."""
         with self.write() as connection:
-            connection.execute(
-                schema.event.insert().values(product=product, kind=kind, at=at or now(), payload=json.dumps(payload))
-            )
+            events.insert(connection, product, kind, payload, at or now())
+
+    def record_event_once(
+        self,
+        product: str,
+        kind: str,
+        payload: dict[str, Any],
+        *,
+        at: str | None = None,
+        unless: Callable[[list[Event]], bool],
+    ) -> bool:
+        """Keep a fact unless the events of its kind already say enough: looked at and written in one transaction.
+
+        Of many processes that see the same reason at once, one records it.
+
+        Args:
+            product: The product's name.
+            kind: The event's kind.
+            payload: The fact.
+            at: When (UTC, ISO 8601); default now.
+            unless: Is given the product's events of this kind, oldest first. Every other writer of the ledger waits for
+                it, so it only looks at what it is given.
+
+        Returns:
+            Whether it was recorded.
+        """
+        with self.write() as connection:
+            if unless(events.of(connection, product, kind)):
+                return False
+            events.insert(connection, product, kind, payload, at or now())
+        return True
 
     def events(self, product: str, kind: str) -> list[Event]:
         """The product's events of that kind, oldest first."""
-        table = schema.event
-        query = (
-            sa.select(table).where(table.c.product == product, table.c.kind == kind).order_by(table.c.at, table.c.id)
-        )
         with self.read() as connection:
-            return [Event(row.at, json.loads(row.payload)) for row in connection.execute(query)]
+            return events.of(connection, product, kind)
 
 
 def _audit_entry(row: Any) -> chain.AuditEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -57,6 +58,18 @@ class Events(Protocol):
         """Keep a fact."""
         ...
 
+    def record_event_once(
+        self,
+        product: str,
+        kind: str,
+        payload: dict[str, Any],
+        *,
+        at: str | None = None,
+        unless: Callable[[list[Any]], bool],
+    ) -> bool:
+        """Keep a fact unless the events of its kind say enough, in one transaction. Returns whether it did."""
+        ...
+
 
 def decide(signals: Signals, bounds: Monitoring, last_trigger_at: datetime | None, now: datetime) -> Decision:
     """Pure: fire when a bound is passed and no trigger lies within one cool-down of `now`.
@@ -105,8 +118,15 @@ def _reasons(signals: Signals, bounds: Monitoring) -> list[str]:
 
 def last_trigger(ledger: Events, product: str, now: datetime) -> datetime | None:
     """The recorded trigger nearest to `now`: a record from a broken clock must not hide a true one."""
-    retracted = {event.payload["at"] for event in ledger.events(product, RETRACTED)}
-    recorded = {event.payload["at"] for event in ledger.events(product, EVENT)}
+    return _nearest(ledger.events(product, EVENT), _retracted(ledger, product), now)
+
+
+def _retracted(ledger: Events, product: str) -> set[str]:
+    return {event.payload["at"] for event in ledger.events(product, RETRACTED)}
+
+
+def _nearest(events: list[Any], retracted: set[str], now: datetime) -> datetime | None:
+    recorded = {event.payload["at"] for event in events}
     times = [datetime.fromisoformat(at) for at in sorted(recorded - retracted)]
     return min(times, key=lambda time: abs(now - time), default=None)
 
@@ -116,7 +136,8 @@ def trigger(
 ) -> Decision:
     """Decide, and record a trigger that fires. The caller starts the pipeline, or calls `retract`.
 
-    It is recorded first, so that a crash between the two costs a retraining and never gives two.
+    It is recorded first, so that a crash between the two costs a retraining and never gives two. Of many processes that
+    decide at once, one fires: the decision is made again where nobody else can record.
 
     Args:
         ledger: Keeps the triggers.
@@ -129,10 +150,17 @@ def trigger(
         InvalidInput: `now` has no zone.
     """
     now = now or datetime.now(UTC)
-    decision = decide(signals, bounds, last_trigger(ledger, product, now), now)
+    retracted = _retracted(ledger, product)
+    decision = decide(signals, bounds, _nearest(ledger.events(product, EVENT), retracted, now), now)
+
+    def held(events: list[Any]) -> bool:
+        nonlocal decision
+        decision = decide(signals, bounds, _nearest(events, retracted, now), now)
+        return not decision.fire
+
     if decision.fire:
         at = _text(now)
-        ledger.record_event(product, EVENT, {"at": at, **decision.as_dict()}, at=at)
+        ledger.record_event_once(product, EVENT, {"at": at, **decision.as_dict()}, at=at, unless=held)
     return decision
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,24 @@ class ReplayEvents:
     def record_event(self, product: str, kind: str, payload: dict[str, Any], *, at: str | None = None) -> None:
         """As the ledger's, marked as of this replay."""
         self._ledger.record_event(product, kind, {**payload, "replay": self.replay}, at=at)
+
+    def record_event_once(
+        self,
+        product: str,
+        kind: str,
+        payload: dict[str, Any],
+        *,
+        at: str | None = None,
+        unless: Callable[[list[Event]], bool],
+    ) -> bool:
+        """As the ledger's, of this replay only."""
+        return self._ledger.record_event_once(
+            product,
+            kind,
+            {**payload, "replay": self.replay},
+            at=at,
+            unless=lambda events: unless([event for event in events if event.payload.get("replay") == self.replay]),
+        )
 
 
 class Watch:

@@ -68,7 +68,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
 
 
 class Memory:
-    """The ledger's two methods, over a list."""
+    """The ledger's methods, over a list."""
 
     def __init__(self) -> None:
         self.kept: list[object] = []
@@ -78,6 +78,12 @@ class Memory:
 
     def record_event(self, product: str, kind: str, payload: dict, *, at: str | None = None) -> None:
         self.kept.append(type("Event", (), {"at": at, "payload": payload}))
+
+    def record_event_once(self, product: str, kind: str, payload: dict, *, at: str | None = None, unless) -> bool:
+        if unless(self.events(product, kind)):
+            return False
+        self.record_event(product, kind, payload, at=at)
+        return True
 
 
 @given(
