@@ -1,5 +1,6 @@
 """The controller over a real ledger (SQLite), with a clock of its own and services that follow the ledger at once."""
 
+from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,24 +35,25 @@ class Clock:
 
 
 class Registry:
-    """Aliases in memory; `away` makes it fail as a registry that cannot be reached does."""
+    """Aliases in memory, `aliases` those of the product; `away` is a registry that cannot be reached."""
 
     def __init__(self):
-        self.aliases, self.away, self.writes = {}, False, 0
+        self.models, self.away, self.writes = defaultdict(dict), False, 0
+        self.aliases = self.models[PRODUCT]
 
     def by_alias(self, model, alias):
         if self.away:
             raise Unavailable("the registry is away")
-        version = self.aliases.get(alias)
+        version = self.models[model].get(alias)
         return version and SimpleNamespace(version=version)
 
     def set_alias(self, model, version, alias):
         self.writes += 1
-        self.aliases[alias] = version
+        self.models[model][alias] = version
 
     def delete_alias(self, model, alias):
         self.writes += 1
-        self.aliases.pop(alias, None)
+        self.models[model].pop(alias, None)
 
 
 class Services:
@@ -459,7 +461,8 @@ def test_what_fails_on_one_product_stops_no_other(world):
     world.services.down.add(PRODUCT)
     for _ in range(40):
         world.step()
-    assert world.rollouts.of(other)[0].state.phase == "promoting"  # its alias is another controller test's
+    assert world.rollouts.of(other)[0].state.phase == "done"
+    assert world.registry.models[other] == {"serving": "2"}
     assert world.newest.state.phase == "aborting"
 
 

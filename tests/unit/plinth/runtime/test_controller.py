@@ -1,0 +1,90 @@
+"""The loop around the controller: what stops it, what does not, and in which thread things happen."""
+
+import threading
+
+import pytest
+
+from plinth.errors import Unavailable
+from plinth.runtime import controller
+from plinth.runtime.controller import _Loop
+
+
+class Fake:
+    """A controller that counts its ticks, and stops the loop after `most` of them."""
+
+    def __init__(self, most=3):
+        self.stop, self.most, self.ticks = threading.Event(), most, 0
+        self.stepped_down, self.projections = False, 0
+        self.fail = self.hang = None
+
+    def tick(self):
+        self.ticks += 1
+        if self.ticks >= self.most:
+            self.stop.set()
+        if self.fail:
+            raise self.fail
+        return True
+
+    def project(self):
+        self.projections += 1
+        if self.hang:
+            self.hang()
+
+    def step_down(self):
+        self.stepped_down = True
+
+
+def loop(fake, on_ready=lambda: None):
+    return _Loop(fake, fake.stop, 0.01, on_ready)
+
+
+def test_it_ends_after_the_tick_at_work_and_gives_the_lease_up():
+    fake, ready = Fake(), []
+    assert loop(fake, lambda: ready.append(fake.ticks)).run()
+    assert (fake.ticks, fake.stepped_down, ready) == (3, True, [1])
+
+
+def test_a_ledger_that_is_away_is_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr(controller, "LONGEST_PAUSE", 0.02)
+    fake = Fake(most=5)
+    fake.fail = Unavailable("the ledger is locked")
+    assert not loop(fake).run()
+    assert fake.ticks == 5
+    assert [record.getMessage() for record in caplog.records] == ["the ledger cannot be used"]
+
+
+def test_a_registry_that_hangs_holds_up_no_tick_and_keeps_the_lease_to_the_end(monkeypatch):
+    """Row 22. What still writes when the process ends must not meet another writer: the lease runs out by itself."""
+    monkeypatch.setattr(controller, "ENDING_SECONDS", 0.05)
+    fake, released = Fake(most=50), threading.Event()
+    fake.hang = released.wait
+    try:
+        loop(fake).run()
+        assert fake.ticks == 50
+        assert fake.projections == 1
+        assert not fake.stepped_down
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
+def test_a_projection_that_breaks_ends_the_process(error):
+    fake = Fake(most=10_000)
+
+    def broken():
+        raise error
+
+    fake.hang = broken
+    with pytest.raises(error):
+        loop(fake).run()
+
+
+def test_a_ledger_that_is_away_during_a_projection_does_not_end_the_process():
+    fake = Fake(most=20)
+
+    def away():
+        raise Unavailable("the ledger is locked")
+
+    fake.hang = away
+    assert loop(fake).run()
+    assert fake.projections > 1
