@@ -26,8 +26,10 @@ from flight_delays.request import Flight
 from plinth.core.digests import digest_bytes
 from plinth.core.gates import Verdict
 from plinth.core.releases import CodeRef, FeatureServiceRef, ModelRef, ReleaseManifest
+from plinth.core.rollouts import Plan, Stage, State
 from plinth.features.readplan import ReadPlan
 from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
 from plinth.settings import Settings, find_home
 
@@ -141,10 +143,10 @@ def make_model(trees, seed=SEED):
     return booster, convert(booster, rows[:1000])
 
 
-def release(settings, model, number=1):
-    """Store the bundle, register it and promote it. Returns its digest."""
+def register(settings, model, number=1, plan=None, *, drill=False):
+    """Store the bundle and register it. Returns its digest."""
     store = ArtifactStore(settings.state_dir / "artifacts" / "sha256")
-    plan = json.dumps(read_plan()).encode()
+    plan = json.dumps(plan or read_plan()).encode()
     manifest = ReleaseManifest(
         product=PRODUCT,
         model=ModelRef(name=PRODUCT, version=str(number), run_id="synthetic", format="onnx"),
@@ -158,12 +160,53 @@ def release(settings, model, number=1):
         pipeline_run=f"synthetic{number}",
     )
     ledger = Ledger(settings.database_url)
-    digest = ledger.register_release(manifest, "synthetic")
-    serving = ledger.current(PRODUCT)
-    generation = serving.generation if serving else 0
-    ledger.promote(PRODUCT, digest, expected_generation=generation, actor="synthetic", reason="test")
+    digest = ledger.register_release(manifest, "synthetic", drill=drill)
     ledger.close()
     return digest
+
+
+def promote(settings, digest, *, kind="promote"):
+    """Make the product serve a release."""
+    ledger = Ledger(settings.database_url)
+    serving = ledger.current(PRODUCT)
+    generation = serving.generation if serving else 0
+    ledger.promote(PRODUCT, digest, expected_generation=generation, actor="synthetic", reason="test", kind=kind)
+    ledger.close()
+
+
+def release(settings, model, number=1):
+    """Store the bundle, register it and promote it. Returns its digest."""
+    digest = register(settings, model, number)
+    promote(settings, digest)
+    return digest
+
+
+def start_rollout(settings, digest, *percents):
+    """Begin a rollout whose stages are canaries of these percents; 0 is a shadow, 100 full. Returns it."""
+    kinds = {0: "shadow", 100: "full"}
+    stages = tuple(Stage(kind=kinds.get(percent, "canary"), percent=percent, bake=0) for percent in percents)
+    plan = Plan(strategy="canary", stages=stages, patience=600, approvals=0, own_approval=True, gates=())
+    ledger = Ledger(settings.database_url)
+    generation = ledger.current(PRODUCT).generation
+    started = Rollouts(ledger).start(
+        PRODUCT, digest, plan, policy="synthetic", expected_generation=generation, actor="synthetic", reason="test"
+    )
+    ledger.close()
+    return started
+
+
+def move_rollout(settings, rollout, state):
+    """Write a rollout's next state. Returns the rollout."""
+    ledger = Ledger(settings.database_url)
+    moved = Rollouts(ledger).save(rollout, state, actor="synthetic", reason="test")
+    ledger.close()
+    return moved
+
+
+def next_stage(settings, rollout):
+    """Move a rollout to its next stage, whatever the gates would say. Returns it."""
+    stage = rollout.state.stage + 1
+    return move_rollout(settings, rollout, State(rollout.plan.stages[stage].kind, stage))
 
 
 def fill(folder, trees=300, count=400):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
 from plinth.errors import Corrupt, MissingExtra
 from plinth.serving.port import FloatMatrix
+
+WARM_UP_SECONDS = 10.0
+"""How long a run at loading may take."""
 
 
 class OnnxScorer:
@@ -72,11 +77,15 @@ class OnnxScorer:
         )
 
     def _warm_up(self) -> None:
-        """The first runs allocate; and a model that cannot score zeros is found before it serves."""
+        """The first runs allocate; and a model that cannot score zeros, or hangs, is found before it serves."""
         for rows in (1, 1, 8):
+            ending = threading.Timer(WARM_UP_SECONDS, self.stop)
+            ending.start()
             try:
                 scores = self.score(np.zeros((rows, self.features), dtype=np.float32))
             except Exception as error:
                 raise Corrupt(f"the model does not run: {error}", where="model.onnx") from error
+            finally:
+                ending.cancel()
             if scores.shape != (rows,) or not ((scores >= 0) & (scores <= 1)).all():
                 raise Corrupt("the model's answer is not one probability a row", where="model.onnx")

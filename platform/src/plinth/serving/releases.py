@@ -4,8 +4,8 @@ A watcher thread asks the release source every half second. Requests take `routi
 swap drops no request, and a release's memory goes when its last request lets go of it. When the source cannot be
 reached or a bundle is damaged, the last good release goes on serving and `problem` says why.
 
-Loading happens in the watcher's thread. A route that takes traffic away from a candidate is applied before anything is
-loaded; only a route to a release that is not in memory waits for it.
+A route that takes traffic away from a candidate is applied before anything is loaded; only a route to a release that is
+not in memory waits for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from plinth.core.digests import digest_bytes
 from plinth.core.failpoints import failpoint
 from plinth.core.formats import check_model_file
 from plinth.core.routes import Route
-from plinth.errors import Corrupt, PlinthError
+from plinth.errors import Corrupt, PlinthError, Unavailable
 from plinth.serving.port import FeatureReader, ReleaseSource, Scorer
 
 ReaderFactory = Callable[[dict[str, Any]], FeatureReader]
@@ -36,6 +36,9 @@ EventSink = Callable[..., None]
 MAX_BACKOFF = 8.0
 """Seconds between two tries of a bundle that did not load; a damaged file is hashed again only this often."""
 
+
+LOAD_SECONDS = 30.0
+"""How long the watcher waits for a release to load; what hangs longer must not keep it from a rollback."""
 
 Artifacts = Mapping[str, tuple[Path, str]]
 
@@ -144,6 +147,33 @@ def load_release(
     return LoadedRelease(digest, scorer, views, plan, open_reader)
 
 
+class _Loading:
+    """A release on its way into memory."""
+
+    def __init__(self, load: Callable[[], LoadedRelease]) -> None:
+        self.done = threading.Event()
+        self._load = load
+        self._outcome: LoadedRelease | Exception | None = None
+        threading.Thread(target=self._work, name="plinth-load", daemon=True).start()
+
+    def result(self) -> LoadedRelease:
+        """The release, or what was met instead, when it is done."""
+        outcome = self._outcome
+        if isinstance(outcome, LoadedRelease):
+            return outcome
+        raise outcome or Unavailable("the release was not loaded")
+
+    def _work(self) -> None:
+        try:
+            failpoint("route.before-load")
+            self._outcome = self._load()
+            failpoint("route.after-load")
+        except Exception as error:  # noqa: BLE001  (raised by whoever waits for the result)
+            self._outcome = error
+        finally:
+            self.done.set()
+
+
 class ReleaseHolder:
     """Holds the routing that is applied, and watches for the next one.
 
@@ -175,6 +205,7 @@ class ReleaseHolder:
         self._retry_at = 0.0
         self._backoff = interval
         self._failed: Route | None = None
+        self._loading: dict[str, _Loading] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -242,12 +273,20 @@ class ReleaseHolder:
         self._apply(Routing(wanted, serving, candidate))
 
     def _loaded(self, digest: str) -> LoadedRelease:
-        failpoint("route.before-load")
-        started = self._clock()
-        release = self._load(digest, self._source.artifacts(digest))
-        failpoint("route.after-load")
-        self._on_event("release loaded", logging.DEBUG, release=digest, seconds=round(self._clock() - started, 3))
-        return release
+        """The release, loaded in a thread of its own.
+
+        Raises:
+            Unavailable: It has not come back within LOAD_SECONDS; the next look goes on waiting for the same thread.
+        """
+        loading = self._loading.get(digest)
+        if loading is None:
+            loading = self._loading[digest] = _Loading(lambda: self._load(digest, self._source.artifacts(digest)))
+        if not loading.done.wait(LOAD_SECONDS):
+            raise Unavailable(
+                f"it takes more than {LOAD_SECONDS:.0f} s to load", where=digest, hint="roll back; look at its model"
+            )
+        del self._loading[digest]
+        return loading.result()
 
     def _apply(self, routing: Routing) -> None:
         before, self.routing = self.routing, routing

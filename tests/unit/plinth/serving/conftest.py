@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from plinth.core.routes import Route
 from plinth.serving import memory
 from plinth.serving.onnxruntime import OnnxScorer
 from plinth.serving.service import Service
@@ -39,17 +40,69 @@ def onnx_model(weights, bias=0.0, *, outputs="probabilities"):
     return model.SerializeToString()
 
 
+def hanging_model(width):
+    """Answers 0.5 for rows of zeros, and loops for hours on any other row."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["sum", "one"], ["sum_out"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_out", TensorProto.FLOAT, []),
+        ],
+        [numpy_helper.from_array(np.array(1, np.float32), "one")],
+    )
+    nodes = [
+        helper.make_node("Abs", ["input"], ["size"]),
+        helper.make_node("ReduceMax", ["size"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "hours"], ["turns_float"]),
+        helper.make_node("Cast", ["turns_float"], ["turns"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["turns", "true", "zero"], ["looped"], body=body),
+        helper.make_node("MatMul", ["input", "w"], ["rows"]),
+        helper.make_node("Mul", ["rows", "zero"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "looped"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["late"]),
+        helper.make_node("Concat", ["late", "late"], ["probabilities"], axis=1),
+    ]
+    constants = {
+        "hours": np.array(1e12, np.float32),
+        "true": np.array(True),
+        "zero": np.array(0, np.float32),
+        "w": np.zeros((width, 1), np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "hanging",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, width])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 2])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 @pytest.fixture
 def make_model():
     return onnx_model
 
 
 @pytest.fixture
+def make_hanging_model():
+    return hanging_model
+
+
+@pytest.fixture
 def bundle():
     """Files of a release whose score depends on `bias` only, as far as a test cares."""
 
-    def make(bias=0.0, plan=PLAN):
-        return {"model.onnx": onnx_model([1.0, 0.0, 0.5], bias), "read_plan.json": json.dumps(plan).encode()}
+    def make(bias=0.0, plan=PLAN, model=None):
+        model = model or onnx_model([1.0, 0.0, 0.5], bias)
+        return {"model.onnx": model, "read_plan.json": json.dumps(plan).encode()}
 
     return make
 
@@ -131,3 +184,18 @@ def running(tmp_path, bundle):
         call=Client(service.app),
     )  # fmt: skip
     service.stop()
+
+
+@pytest.fixture
+def roll_out(running):
+    """Applies a route with a candidate of these files beside the release that serves. Returns the route."""
+
+    def apply(files, weight=5000, *, step=1, shadow=False):
+        serving = running.service.releases.routing.route.serving
+        route = Route(2, step, serving, running.source.register(files), weight, shadow)
+        running.source.wanted = route
+        running.service.releases.poll()
+        assert running.service.releases.routing.route == route
+        return route
+
+    return apply

@@ -11,7 +11,8 @@ import pytest
 
 from plinth.errors import InvalidInput
 from plinth.serving.inference_log import Entry
-from plinth.serving.pyarrow import ParquetSink
+from plinth.serving.pyarrow import ParquetRequests, ParquetSink
+from plinth.serving.requests import NO_SCORES, RequestRecord
 
 DAY = int(datetime(2013, 6, 1, 23, 30, tzinfo=UTC).timestamp())
 
@@ -81,6 +82,41 @@ def test_a_feature_named_like_a_column_of_the_log_is_refused(tmp_path):
         ParquetSink(tmp_path, ["temp", "score"])
 
 
+def request(**changes):
+    fields = {
+        "request_id": "r1", "at": DAY + 0.5, "clock": 99.5, "generation": 3, "step": 1, "arm": "serving",
+        "release": "d" * 64, "code": 200, "seconds": 0.001, "rows": 2, "defaulted": 0, "entity_ids": ["a", "b"],
+        "scores": np.array([0.25, 0.75]),
+    }  # fmt: skip
+    return RequestRecord(**{**fields, **changes})
+
+
+def test_requests_are_written_under_their_generation_with_these_columns(tmp_path):
+    nothing = {"entity_ids": (), "scores": NO_SCORES}
+    ParquetRequests(tmp_path).write([request(), request(generation=4, code=500, **nothing), request(step=2)])
+    assert sorted(path.parent.name for path in tmp_path.rglob("*.parquet")) == ["generation=3", "generation=4"]
+    table = pq.read_table(next(tmp_path.glob("generation=3/*.parquet")), partitioning=None)
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "request_id": "string", "at": "timestamp[us, tz=UTC]", "clock": "double", "generation": "int32",
+        "step": "int16", "arm": "string", "release": "string", "code": "int16", "seconds": "double", "rows": "int32",
+        "defaulted": "int32", "entity_ids": "list<element: string>", "scores": "list<element: double>",
+    }  # fmt: skip
+    assert table.to_pylist()[1] == {
+        **request(step=2)._asdict(), "at": datetime(2013, 6, 1, 23, 30, 0, 500_000, tzinfo=UTC), "scores": [0.25, 0.75],
+    }  # fmt: skip
+    (failed,) = pq.read_table(next(tmp_path.glob("generation=4/*.parquet")), partitioning=None).to_pylist()
+    assert (failed["code"], failed["rows"], failed["scores"], failed["entity_ids"]) == (500, 2, [], [])
+
+
+def test_duckdb_reads_the_request_log_with_and_without_its_partitions(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    ParquetRequests(tmp_path).write([request(), request(generation=4)])
+    for option in ("true", "false"):
+        files = f"read_parquet('{tmp_path}/*/*.parquet', hive_partitioning={option})"
+        rows = duckdb.sql(f"SELECT generation, list_sum(scores) FROM {files} ORDER BY 1").fetchall()
+        assert rows == [(3, 1.0), (4, 1.0)]
+
+
 def test_writing_imports_no_pandas(tmp_path):
     script = (
         "import sys, numpy as np\n"
@@ -91,6 +127,10 @@ def test_writing_imports_no_pandas(tmp_path):
         f"sink = ParquetSink(Path({str(tmp_path)!r}), ['temp'])\n"
         "at, features = one.astype(np.int64), one.astype(np.float32)[None]\n"
         "sink.write([Entry('r', 'd', ['e'], at, features, one, [['x']], 1., 1.)])\n"
+        "from plinth.serving.pyarrow import ParquetRequests\n"
+        "from plinth.serving.requests import RequestRecord\n"
+        f"requests = ParquetRequests(Path({str(tmp_path)!r}) / 'requests')\n"
+        "requests.write([RequestRecord('r', 1., 1., 1, 0, 'serving', 'd', 200, 1., 1, 0, ['e'], one)])\n"
         "print('pandas' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,12 +1,15 @@
 """Which release serves: digests, formats, generations, the last good one."""
 
 import gc
+import random
+import threading
 import weakref
 
 import pytest
 
-from plinth.core.routes import Route
+from plinth.core.routes import FULL, Route
 from plinth.errors import Corrupt, RefusedByPolicy
+from plinth.serving import releases
 from plinth.serving.memory import MemoryObserver, MemoryReader, MemoryReleases
 from plinth.serving.onnxruntime import OnnxScorer
 from plinth.serving.releases import ReleaseHolder, load_release
@@ -171,3 +174,204 @@ def test_the_old_release_is_dropped_when_its_last_request_lets_go(holder, source
     del in_flight
     gc.collect()
     assert old() is None
+
+
+# Two releases side by side ----------------------------------------------------------------------------------------
+
+
+def digests(routing):
+    return [release.digest for release in routing.loaded]
+
+
+@pytest.fixture
+def three(source, bundle):
+    """Digests of three releases."""
+    return [source.register(bundle(bias)) for bias in (0.1, 0.2, 0.3)]
+
+
+@pytest.fixture
+def follow(holder, source):
+    """Want a route and look once. Returns the routing then."""
+
+    def look(route):
+        source.wanted = route
+        holder.poll()
+        return holder.routing
+
+    return look
+
+
+def test_a_candidate_is_held_beside_what_serves_and_no_step_loads_anything_again(holder, follow, three):
+    a, b, _ = three
+    follow(Route(1, 0, a))
+    for step, weight in enumerate((0, 100, 5000, FULL), start=1):
+        route = Route(2, step, a, b, weight, shadow=weight == 0)
+        routing = follow(route)
+        assert routing.route == route
+        assert digests(routing) == [a, b]
+    assert holder.loads == [a, b]
+
+
+def test_promoting_the_candidate_and_rolling_back_again_load_nothing(holder, follow, three):
+    a, b, _ = three
+    follow(Route(2, 1, a, b, 5000))
+    assert digests(follow(Route(3, 0, b))) == [b]
+    assert holder.loads == [a, b]
+    follow(Route(4, 1, b, a, 5000))
+    assert holder.loads == [a, b, a], "a release that no route names is dropped"
+    assert digests(follow(Route(5, 0, b))) == [b]
+    assert holder.problem is None
+
+
+def break_artifact(source, digest):
+    path, _ = source.artifacts(digest)["model.onnx"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"?")
+    return lambda: path.write_bytes(whole)
+
+
+def test_a_candidate_that_cannot_be_loaded_leaves_everything_to_what_serves(holder, source, follow, three):
+    a, b, _ = three
+    follow(Route(1, 0, a))
+    mend = break_artifact(source, b)
+    wanted = Route(2, 1, a, b, 5000)
+    routing = follow(wanted)
+    assert routing.route == Route(2, 0, a)
+    assert "digest" in holder.problem
+    for _ in range(20):
+        holder.poll()
+    assert holder.failures == 1, "not tried again at every look"
+    mend()
+    holder.now[0] += 10
+    assert holder.poll()
+    assert (holder.routing.route, holder.problem) == (wanted, None)
+
+
+def test_a_rollback_is_applied_although_a_new_candidate_cannot_be_loaded(holder, source, follow, three):
+    a, b, c = three
+    follow(Route(4, 1, b, a, 5000))
+    break_artifact(source, c)
+    routing = follow(Route(6, 1, a, c, 1000))
+    assert (routing.route, digests(routing)) == (Route(6, 0, a), [a])
+    assert "digest" in holder.problem
+
+
+def test_what_cannot_be_loaded_takes_the_share_of_a_candidate_that_the_ledger_gave_up(holder, source, follow, three):
+    a, b, c = three
+    follow(Route(2, 3, a, b, 5000))
+    break_artifact(source, c)
+    routing = follow(Route(3, 0, c))
+    assert (routing.route, digests(routing)) == (Route(2, 3, a), [a])
+    assert "digest" in holder.problem
+    assert digests(follow(Route(4, 0, a))) == [a]
+    assert holder.problem is None
+
+
+def test_a_withdrawn_candidate_answers_nothing_while_another_release_loads(source, three, bundle):
+    a, b, c = three
+    seen = []
+
+    def load(digest, artifacts):
+        seen.append((digest, holder.routing and holder.routing.route))
+        return load_release(
+            digest, artifacts, make_scorer=OnnxScorer, open_reader=lambda plan: MemoryReader({}, [0, 0]), width=3
+        )
+
+    holder = ReleaseHolder(source, load, on_event=MemoryObserver().event)
+    for route in (Route(2, 1, a, b, 5000), Route(3, 1, c, a, 1000)):
+        source.wanted = route
+        holder.poll()
+    assert seen == [(a, None), (b, Route(2, 0, a)), (c, Route(2, 1, a))]
+    assert holder.routing.route == Route(3, 1, c, a, 1000)
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        lambda a, b, c: Route(3, 1, a, b, 100),
+        lambda a, b, c: Route(3, 0, a),
+        lambda a, b, c: Route(2, 9, a, b, 9000),
+        lambda a, b, c: Route(1, 0, c),
+    ],
+)
+def test_an_older_step_or_generation_is_refused(holder, follow, three, older):
+    a, b, c = three
+    route = Route(3, 2, a, b, 5000)
+    follow(route)
+    assert follow(older(a, b, c)).route == route
+    assert "older" in holder.problem
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda a, b, c: Route(3, 2, a, c, 5000),
+        lambda a, b, c: Route(3, 3, a, c, 5000),
+        lambda a, b, c: Route(3, 3, c, b, 5000),
+        lambda a, b, c: Route(3, 2, a, b, 6000),
+    ],
+)
+def test_other_releases_or_weights_of_a_known_step_are_another_ledgers(holder, follow, three, other):
+    a, b, c = three
+    route = Route(3, 2, a, b, 5000)
+    follow(route)
+    assert follow(other(a, b, c)).route == route
+    assert "generation 3" in holder.problem
+
+
+def test_a_load_that_hangs_keeps_nobody_from_a_rollback_and_is_not_begun_twice(source, three, monkeypatch):
+    a, b, c = three
+    monkeypatch.setattr(releases, "LOAD_SECONDS", 0.05)
+    hanging, begun, now = threading.Event(), [], [0.0]
+
+    def load(digest, artifacts):
+        begun.append(digest)
+        if digest == b:
+            hanging.wait(10)
+        return load_release(
+            digest, artifacts, make_scorer=OnnxScorer, open_reader=lambda plan: MemoryReader({}, [0, 0]), width=3
+        )
+
+    holder = ReleaseHolder(source, load, on_event=MemoryObserver().event, clock=lambda: now[0])
+
+    def look(route):
+        source.wanted = route
+        now[0] += 10
+        holder.poll()
+        return holder.routing.route
+
+    look(Route(1, 0, a))
+    assert look(Route(2, 1, a, b, 5000)) == look(Route(2, 1, a, b, 5000)) == Route(2, 0, a)
+    assert "load" in holder.problem
+    assert look(Route(3, 0, c)) == Route(3, 0, c)
+    assert begun == [a, b, c]
+    hanging.set()
+    assert releases_soon(lambda: look(Route(4, 1, c, b, 5000)) == Route(4, 1, c, b, 5000))
+    assert begun == [a, b, c]
+
+
+def releases_soon(condition):
+    return any(condition() or threading.Event().wait(0.02) for _ in range(200))
+
+
+def test_whatever_the_ledger_says_the_order_only_grows_and_what_is_applied_is_loaded(holder, source, follow, three):
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    newest = (0, 0)
+    for _ in range(300):
+        generation, step = dice.randrange(1, 9), dice.randrange(3)
+        serving, candidate = dice.sample(three, 2)
+        route = Route(generation, step, serving, candidate if step else None, 5000 if step else 0)
+        mend = break_artifact(source, dice.choice(three)) if dice.random() < 0.3 else lambda: None
+        holder.now[0] += dice.choice([0, 10])
+        source.unreachable = dice.random() < 0.1
+        routing = follow(route)
+        mend()
+        if routing is None:
+            continue
+        assert routing.route.order >= newest
+        newest = routing.route.order
+        assert digests(routing) == list(routing.route.releases)
+        if routing.route != route:
+            assert holder.problem
