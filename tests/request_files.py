@@ -1,4 +1,4 @@
-"""Files of the request log and of labels, for tests that need no service. The log's are written by the service's sink."""
+"""Files of the request log and of labels, for tests that need no service. The service's own sink writes the log."""
 
 import itertools
 import time
@@ -29,6 +29,7 @@ class Request:
     entities: tuple[str, ...] = ()
     defaulted: int = 0
     clock: float = field(default_factory=time.monotonic)
+    at: float = field(default_factory=time.time)
 
 
 def write(state, requests, name=None):
@@ -46,7 +47,7 @@ def _record(request):
     scores = () if request.code >= 500 else request.scores
     entities = request.entities or tuple(f"e{number}-{n}" for n in range(rows))
     return RequestRecord(
-        request_id=f"r{number}", at=time.time(), clock=request.clock, generation=request.generation,
+        request_id=f"r{number}", at=request.at, clock=request.clock, generation=request.generation,
         step=request.step, arm=request.arm, release=request.release, code=request.code, seconds=request.seconds,
         rows=rows, defaulted=request.defaulted, entity_ids=entities if scores else (), scores=np.array(scores, float),
     )  # fmt: skip

@@ -115,6 +115,16 @@ def test_the_window_is_one_of_the_monotonic_clock(state, log, clock):
     assert [cell.requests for cell in log.cells("p", 7)] == [3]
 
 
+def test_a_wall_clock_that_jumps_changes_nothing(state, log, clock):
+    write(state, [Request(clock=990.0, at=0.0), Request(clock=995.0, at=7200.0), Request(clock=999.0, at=2.0)])
+    write(
+        state, [candidate(0.1, entities=("a",), clock=998.0, at=9999.0), candidate(0.9, entities=("a",), clock=999.0)]
+    )
+    write_labels(state, [("a", 1, 10)])
+    assert [cell.requests for cell in log.cells("p", 7, window=8)] == [2, 2]
+    assert log.outcomes("p", 7)["candidate"].score == (0.1,)
+
+
 def test_other_generations_and_the_time_before_the_first_step_do_not_count(state, log):
     write(state, [Request(generation=6)])
     write(state, [Request(generation=7, step=0)])
