@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from plinth.core import sequential
 from plinth.core.cells import slower, sound
 from plinth.core.evidence import Cell, total
@@ -101,7 +103,7 @@ def check(level: ServiceLevel, pair: BurnWindow, long: Window, short: Window, al
     if min(rates) <= pair.rate or long.candidate is None:
         return Alert("quiet", f"{name}: within its budget", facts)
     allowed = min(1.0, pair.rate * (1 - level.objective))
-    log_e = sequential.log_e_above(long.candidate.requests, bad[0], allowed)
+    log_e = float(sequential.log_e_above(np.array(long.candidate.requests), np.array(bad[0]), allowed))
     facts["e_fail"] = sequential.e_value(log_e)
     what = f"{name}: the budget burns {rates[0]:.3g} and {rates[1]:.3g} times as fast as it may, {pair.rate:g} allowed"
     if min(bad) < MINIMUM_BAD or log_e < math.log(1 / alpha):

@@ -32,7 +32,7 @@ from plinth.core.evidence import (
 from plinth.core.products import Product
 from plinth.core.rollout_policy import Burn, BurnWindow, Compare, Contract, Drift, Quality, RolloutGate, Threshold
 from plinth.core.rollouts import Outcome, Plan, RolloutVerdict, State
-from plinth.core.sequential import Counts, Floats
+from plinth.core.sequential import Floats
 
 FALSE_ALARM = 0.05
 """Probability that a candidate no worse than the tolerances is ever rolled back by a test, over all gates together."""
@@ -181,13 +181,10 @@ def _compare_share(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
     passes = float(sequential.log_e_share(arms, "at-least", gate.effect, same=True)[0])
     n_candidate, n_serving = int(arms.candidate_n.sum()), int(arms.serving_n.sum())
     k_candidate, k_serving = int(arms.candidate_k.sum()), int(arms.serving_k.sum())
-    smooth = (k_candidate + k_serving + 0.5) / (n_candidate + n_serving + 1)
-    spread = smooth * (1 - smooth) / max(1, n_candidate) + smooth * (1 - smooth) / max(1, n_serving)
-    price = _price(n_candidate, n_serving)
-    least = gate.tolerance + sequential.detectable(math.sqrt(spread), view.alpha, price)
     seen = k_candidate / max(1, n_candidate), k_serving / max(1, n_serving)
     facts = _facts(METHOD_SHARES, view, fails, passes, gate.tolerance, gate.effect, (n_candidate, n_serving), seen)
-    facts |= {"counts": {"candidate": k_candidate, "serving": k_serving}, "minimum_detectable_effect": min(1.0, least)}
+    least = sequential.detectable_share(seen[1] + gate.tolerance, (n_candidate, n_serving), view.alpha) - seen[1]
+    facts |= {"counts": {"candidate": k_candidate, "serving": k_serving}, "minimum_detectable_effect": least}
     what = f"{gate.metric} {seen[0]:.2%} of {n_candidate} against {seen[1]:.2%} of {n_serving}"
     return _concluded(what, fails, passes, facts, view, hint=fails)
 
@@ -211,9 +208,8 @@ def _compare_shift(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
         {"tolerance": LATENCY_RATIO**tolerance, "effect": LATENCY_RATIO**effect} if latency
         else {"tolerance": SCORE_WIDTH * tolerance, "effect": SCORE_WIDTH * effect}
     )  # fmt: skip
-    error = _shift_error(candidate.sum(axis=0), serving.sum(axis=0))
-    price = _price(*points) + math.log(max(1, failing[0].size))
-    least = tolerance + sequential.detectable(error, view.alpha, price)
+    spreads = bin_spread(candidate.sum(axis=0)), bin_spread(serving.sum(axis=0))
+    least = tolerance + sequential.detectable_shift(spreads, points, view.alpha)
     both = [histogram.sum(axis=0).tolist() for histogram in (candidate, serving)]
     if latency:
         seen = quantile_ms(both[0], 0.5), quantile_ms(both[1], 0.5)
@@ -270,21 +266,6 @@ def _share(cell: Cell, gate: Compare) -> tuple[int, int]:
     return (cell.requests, cell.errors) if gate.metric == "errors" else (cell.rows, cell.defaulted)
 
 
-def _price(n_candidate: int, n_serving: int) -> float:
-    """What a mixture over both arms' shares costs, in natural logarithms: half the logarithm of each sample."""
-    return 0.5 * (math.log1p(n_candidate) + math.log1p(n_serving))
-
-
-def _shift_error(candidate: Counts, serving: Counts) -> float:
-    """Standard error, in bins, of a shift between two histograms as a split at one bound shows it.
-
-    A split at the median knows 2/pi of what the mean knows of a normal shift.
-    """
-    n = int(candidate.sum()), int(serving.sum())
-    variances = [bin_spread(histogram) for histogram in (candidate, serving)]
-    return math.sqrt(math.pi / 2 * sum(variance / max(1, size) for variance, size in zip(variances, n, strict=True)))
-
-
 # --- thresholds ------------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +295,7 @@ def _threshold(gate: Threshold, view: _View) -> _Said:
         surely = possibly = cell.errors if gate.metric == "error-rate" else cell.defaulted
         observed, maximum = surely / n, gate.maximum
         what = f"{gate.metric} {observed:.2%} of {n} against at most {gate.maximum:.2%}"
-    log_e = sequential.log_e_above(n, surely, min(maximum, 1.0))
+    log_e = float(sequential.log_e_above(np.array(n), np.array(surely), min(maximum, 1.0)))
     facts |= {"observed": observed, "method": METHOD_SHARES, "alpha": view.alpha, "e_fail": sequential.e_value(log_e)}
     if log_e >= math.log(1 / view.alpha):
         return "fail", f"{what}: above it", facts
@@ -400,12 +381,12 @@ def _quality(gate: Quality, view: _View) -> _Said:
         return outcome, "too few labelled predictions of each class", {"points": points}
     fails = sequential.log_e_mean(difference, "at-least", -gate.tolerance)
     passes = sequential.log_e_mean(difference, "at-most", -gate.effect)
-    error = float(difference.std(ddof=1)) / math.sqrt(paired) if paired > 1 else 1.0
+    spread = float(difference.var(ddof=1)) if paired > 1 else 1.0
     seen = float(blocks[0].mean()), float(blocks[1].mean())
     facts = _facts(
         METHOD_MEAN, view, fails, passes, gate.tolerance, gate.effect, (points["candidate"], points["serving"]), seen
     )
-    least = gate.tolerance + sequential.detectable(error, view.alpha, math.log(len(sequential.BETS)))
+    least = gate.tolerance + sequential.detectable_mean(spread, paired, view.alpha)
     facts |= {"arm": arm, "blocks": paired, "minimum_detectable_effect": min(1.0, least)}
     what = f"AUC {seen[0]:.3f} against {seen[1]:.3f}, {paired} blocks"
     outcome, reason, facts = _concluded(what, fails, passes, facts, view, hint=-1.0)

@@ -34,8 +34,26 @@ Floats = NDArray[np.float64]
 Null = Literal["at-most", "at-least"]
 """H0 of a test: the candidate's share is at most, or at least, the serving release's share plus a margin."""
 
-ZERO_WEIGHT = 0.3
-"""Prior weight of a share of exactly 0, which errors have when all is well; the rest is Jeffreys' Beta(1/2, 1/2)."""
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What the mixture over the alternatives expects of a share; it decides how soon a test speaks, never its validity.
+
+    Attributes:
+        zero: Weight of a share of exactly 0.
+        rare: Weight of Beta(1/2, 10), a share of some percent.
+        any: Weight of Jeffreys' Beta(1/2, 1/2).
+    """
+
+    zero: float
+    rare: float
+    any: float
+
+
+RARE = Prior(zero=0.3, rare=0.45, any=0.25)
+"""For errors and the like, which are 0 when all is well."""
+ANY = Prior(zero=0.1, rare=0.0, any=0.9)
+"""For the share beyond some bound."""
 
 CLASS_ROWS = 4
 """Labelled rows of each class that close a block for the AUC: small enough to bet on, large enough to lose little."""
@@ -51,9 +69,9 @@ class Arms:
     """Counts of both arms, one row a stratum (a step of the rollout), one column a question.
 
     Attributes:
-        candidate_n: Trials of the candidate, [strata, 1].
+        candidate_n: Trials of the candidate, [strata, questions], or [strata, 1] when all questions share them.
         candidate_k: Those that were hits, [strata, questions].
-        serving_n: Trials of the serving release, [strata, 1].
+        serving_n: Trials of the serving release, likewise.
         serving_k: Its hits, [strata, questions].
     """
 
@@ -74,7 +92,7 @@ def e_value(log_e: float) -> float:
     return math.exp(max(-_LARGEST, min(_LARGEST, log_e)))
 
 
-def log_e_share(arms: Arms, null: Null, margin: float, *, same: bool = False) -> Floats:
+def log_e_share(arms: Arms, null: Null, margin: float, *, prior: Prior = RARE, same: bool = False) -> Floats:
     """Evidence against H0 "candidate's share <= (or >=) serving's share + margin in every stratum".
 
     Shares may differ between strata; hits are independent given their stratum and arm.
@@ -83,6 +101,7 @@ def log_e_share(arms: Arms, null: Null, margin: float, *, same: bool = False) ->
         arms: The counts.
         null: The direction of H0.
         margin: What is added to the serving release's share, 0 or more.
+        prior: Of each arm's share under the alternatives.
         same: Whether "both shares are equal" is among the alternatives, which proves equality sooner.
 
     Returns:
@@ -94,6 +113,7 @@ def log_e_share(arms: Arms, null: Null, margin: float, *, same: bool = False) ->
     marginals = _marginal(
         np.vstack([arms.candidate_k, arms.serving_k, candidate_k, serving_k, candidate_k + serving_k]),
         np.vstack([arms.candidate_n, arms.serving_n, candidate_n, serving_n, candidate_n + serving_n]),
+        prior,
     )
     alternatives = np.logaddexp(marginals[:-3].sum(axis=0), marginals[-3] + marginals[-2]) - math.log(2)
     if same:
@@ -124,7 +144,7 @@ def log_e_shift(candidate: Counts, serving: Counts, null: Null, bins: int) -> Fl
         serving.sum(axis=1, keepdims=True),
         above_serving[:, :questions],
     )
-    return log_e_share(arms, null, 0.0)
+    return log_e_share(arms, null, 0.0, prior=ANY)
 
 
 def log_average(log_e: Floats) -> float:
@@ -135,12 +155,15 @@ def log_average(log_e: Floats) -> float:
     return top + math.log(float(np.exp(log_e - top).mean()))
 
 
-def log_e_above(n: int, k: int, maximum: float) -> float:
-    """Evidence against H0 "the share is at most `maximum`" from k hits in n trials: one arm, no comparison."""
-    if n == 0:
-        return 0.0
-    share = min(k / n, maximum)
-    return float(_marginal(np.array(k), np.array(n))) - float(_log_likelihood(np.array(k), np.array(n), share))
+def log_e_above(n: Counts, k: Counts, maximum: float) -> Floats:
+    """Evidence against H0 "the share is at most `maximum`" from k hits in n trials: one arm, no comparison.
+
+    Args:
+        n: Trials, any shape.
+        k: Hits, of the same shape.
+        maximum: The bound.
+    """
+    return np.asarray(_marginal(k, n, RARE) - _log_likelihood(k, n, np.minimum(k / np.maximum(n, 1), maximum)))
 
 
 def log_e_mean(values: Floats, null: Null, bound: float) -> float:
@@ -181,20 +204,56 @@ def auc_blocks(score: Sequence[float], label: Sequence[int]) -> Floats:
     return np.asarray((ranks - positive * (positive + 1) / 2) / (positive * negative), dtype=np.float64)
 
 
-def detectable(standard_error: float, alpha: float, price: float, power: float = 0.8) -> float:
-    """Smallest difference beyond the tolerance that a sample would show with this power; an approximation.
+def detectable_share(share: float, points: tuple[int, int], alpha: float, power: float = 0.8) -> float:
+    """Smallest share of the candidate that a sample would tell from `share` with this power; an approximation.
 
-    Normal theory: the logarithm of the e-value grows like z^2/2 less the price of not knowing the alternative, so it
-    reaches log(1/alpha) at z = sqrt(2 (log(1/alpha) + price)); power adds its quantile.
+    On the scale 2 asin(sqrt(share)) the difference of two observed shares has variance 1/n + 1/m whatever the shares.
 
     Args:
-        standard_error: Of the observed difference, in the metric's unit.
+        share: The serving release's, tolerance added.
+        points: Trials of both arms.
         alpha: Level of the test.
-        price: What the mixture costs, in natural logarithms.
         power: Probability of showing it.
     """
-    needed = math.sqrt(2.0 * (math.log(1.0 / alpha) + max(0.0, price)))
-    return (needed + NormalDist().inv_cdf(power)) * standard_error
+    error = math.sqrt(sum(1 / max(1, n) for n in points))
+    angle = 2 * math.asin(math.sqrt(min(1.0, max(0.0, share)))) + _deviations(alpha, _price(points), power) * error
+    return math.sin(min(angle, math.pi) / 2) ** 2
+
+
+def detectable_shift(spreads: tuple[float, float], points: tuple[int, int], alpha: float, power: float = 0.8) -> float:
+    """Smallest shift beyond the tolerance, in bins, that a sample would show with this power; an approximation.
+
+    A split at the median knows 2/pi of what the mean knows of a shift of a normal distribution.
+
+    Args:
+        spreads: Variance of a value of each arm, in bins.
+        points: Values of both arms.
+        alpha: Level of the test.
+        power: Probability of showing it.
+    """
+    error = math.sqrt(math.pi / 2 * sum(spread / max(1, n) for spread, n in zip(spreads, points, strict=True)))
+    return _deviations(alpha, _price(points) + math.log(_BOUNDS_A_SHIFT_SHOWS_AT), power) * error
+
+
+def detectable_mean(spread: float, points: int, alpha: float, power: float = 0.8) -> float:
+    """Smallest difference of a mean that `points` values of this variance would show; as `detectable_share`."""
+    return _deviations(alpha, math.log(len(BETS)), power) * math.sqrt(spread / max(1, points))
+
+
+_BOUNDS_A_SHIFT_SHOWS_AT = 15.0  # of some sixty bounds about four show a shift well: their average is a fifteenth
+
+
+def _deviations(alpha: float, price: float, power: float) -> float:
+    """Standard errors that a difference has to be away.
+
+    The logarithm of an e-value grows like half the squared deviation, less the price of not knowing the alternative.
+    """
+    return math.sqrt(2.0 * (math.log(1.0 / alpha) + price)) + NormalDist().inv_cdf(power)
+
+
+def _price(points: tuple[int, int]) -> float:
+    """What a mixture over both arms' shares costs: by Jeffreys' prior log(n pi / 2) / 2 for each."""
+    return sum(0.5 * math.log(max(1.0, n * math.pi / 2)) for n in points)
 
 
 def _above(histogram: Counts) -> Counts:
@@ -213,12 +272,18 @@ def _block_ends(labels: Counts) -> list[int]:
     return ends
 
 
-def _marginal(k: Counts, n: Counts) -> Floats:
+def _marginal(k: Counts, n: Counts, prior: Prior) -> Floats:
     """Log likelihood of k hits in n trials, averaged over the prior of the share."""
     hits, trials = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
-    jeffreys = _log_gamma(hits + 0.5) + _log_gamma(trials - hits + 0.5) - _log_gamma(trials + 1) - math.log(math.pi)
-    zero = np.where(k == 0, math.log(ZERO_WEIGHT), -np.inf)
-    return np.asarray(np.logaddexp(jeffreys + math.log1p(-ZERO_WEIGHT), zero))
+    some, misses = _log_gamma(hits + 0.5), trials - hits
+    mixed = some + _log_gamma(misses + 0.5) - _log_gamma(trials + 1) - math.log(math.pi) + math.log(prior.any)
+    if prior.rare:
+        rare = some + _log_gamma(misses + 10) - _log_gamma(trials + 10.5) - _RARE + math.log(prior.rare)
+        mixed = np.logaddexp(mixed, rare)
+    return np.asarray(np.logaddexp(mixed, np.where(hits == 0, math.log(prior.zero), -np.inf)))
+
+
+_RARE = math.lgamma(0.5) + math.lgamma(10) - math.lgamma(10.5)
 
 
 def _log_gamma(x: Floats) -> Floats:
@@ -254,20 +319,18 @@ def _largest_likelihood(arms: Arms, null: Null, margin: float) -> Floats:
         edge = both
     else:
         edge = np.zeros(inside.shape)
+        counts = np.broadcast_arrays(arms.candidate_n, arms.candidate_k, arms.serving_n, arms.serving_k)
         for place in zip(*np.nonzero(~inside), strict=True):
-            row = int(place[0])
-            edge[place] = _edge(
-                int(arms.candidate_n[row, 0]), int(arms.candidate_k[place]),
-                int(arms.serving_n[row, 0]), int(arms.serving_k[place]), margin,
-            )  # fmt: skip
+            edge[place] = _edge([int(count[place]) for count in counts], margin)
     return np.asarray(
         _log_likelihood(arms.candidate_k, arms.candidate_n, np.where(inside, candidate, edge + margin))
         + _log_likelihood(arms.serving_k, arms.serving_n, np.where(inside, serving, edge))
     )
 
 
-def _edge(candidate_n: int, candidate_k: int, serving_n: int, serving_k: int, margin: float) -> float:
-    """Serving's share p that makes the counts likeliest when the candidate's is exactly p + margin."""
+def _edge(counts: Sequence[int], margin: float) -> float:
+    """Serving's share p that makes the counts (as `Arms`) likeliest when the candidate's is exactly p + margin."""
+    candidate_n, candidate_k, serving_n, serving_k = counts
     low, high = 0.0, 1.0 - margin
     for _ in range(60):  # the likelihood is concave: its slope changes sign once
         p = (low + high) / 2
