@@ -12,6 +12,7 @@ import urllib.request
 import psutil
 import pytest
 
+from plinth.errors import Unavailable
 from plinth.runtime import leftovers
 from plinth.runtime.ports import is_free
 
@@ -114,6 +115,22 @@ def test_the_mlflow_server_refuses_other_host_names_and_the_prefect_server_other
         urllib.request.Request(prefect, headers={"Origin": "http://attacker.example"})
     ) as answer:
         assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_the_mlflow_server_says_which_version_carries_an_alias(plinth):
+    from plinth.models.mlflow import MlflowRegistry, version_at
+
+    server = f"http://127.0.0.1:{plinth.ports['mlflow']}"
+    assert version_at(server, "fares", "serving") is None
+    folder = plinth.state / "mlflow"
+    client = MlflowRegistry(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")._client
+    client.create_registered_model("fares")
+    client.create_model_version("fares", "file:///nowhere")
+    assert version_at(server, "fares", "serving") is None
+    client.set_registered_model_alias("fares", "serving", "1")
+    assert version_at(server, "fares", "serving") == "1"
+    with pytest.raises(Unavailable):
+        version_at(f"http://127.0.0.1:{plinth.ports['small-product']}", "fares", "serving")
 
 
 def test_doctor_finds_nothing_in_the_way_and_names_each_service(plinth):
