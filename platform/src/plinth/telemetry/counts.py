@@ -66,10 +66,11 @@ class RolloutCounts:
             release: Its digest.
             failed: Whether it failed because of the service.
             seconds: Its service time.
-            scores: What the release said, [n]; those that are not finite are rows without a score.
-            defaulted: Rows that a view had no fresh value for; like rows, not counted of what failed.
+            scores: What the release said, [n], not counted of what failed; those not finite are rows without a score.
+            defaulted: Rows that a view had no fresh value for, not counted of what failed.
         """
-        finite = scores[np.isfinite(scores)]
+        scored = scores[:0] if failed else scores
+        finite = scored[np.isfinite(scored)]
         binned = np.bincount(np.searchsorted(_SCORE_BOUNDS, finite, side="left"), minlength=SCORE_BINS)
         score_sum, latency = float(finite.sum()), bin_of(seconds, LATENCY_BOUNDS)
         with self._lock:
@@ -84,9 +85,8 @@ class RolloutCounts:
             count.latency[latency] += 1
             count.scores += binned
             count.score_sum += score_sum
-            if not failed:
-                count.rows += len(scores)
-                count.defaulted += defaulted
+            count.rows += len(scored)
+            count.defaulted += 0 if failed else defaulted
             count.busy_seconds += seconds
 
     def now(self) -> tuple[int, list[Counted]]:

@@ -106,7 +106,7 @@ def test_each_arm_of_each_step_has_its_own_counts():
     told = Metrics("p")
     arm(told)
     arm(told, scores=(0.1, 0.9))
-    arm(told, step=2, failed=True, scores=())
+    arm(told, step=2, failed=True, scores=(0.5, 0.5))  # scored, and failed after it
     arm(told, who="serving", release=SERVING)
     one, two, serving = (
         (("arm", who), ("generation", "7"), ("release", release), ("step", step))
