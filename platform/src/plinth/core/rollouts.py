@@ -262,6 +262,8 @@ def _tick(plan: Plan, state: State, tick: Tick) -> Transition:
             replace(now, phase="aborting"), "no metrics of the candidate: missing evidence never promotes"
         )
     open_gates = ", ".join(v.gate for v in tick.verdicts if v.outcome in {"inconclusive", "no-harm"}) or "all gates"
+    if plan.drill:  # nobody decides about a drill: a bad release must not be left answering its share
+        return Transition(replace(now, phase="aborting"), f"the drill's fault was not detected: {open_gates}")
     return Transition(replace(now, phase="paused", resumes=now.phase), f"inconclusive: {open_gates}")
 
 
