@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from plinth.core.durations import Duration
+from plinth.core.durations import Duration, seconds
+from plinth.core.evidence import LATENCY_RATIO, SCORE_WIDTH
 from plinth.errors import InvalidInput
 
 Strategy = Literal["canary", "shadow", "blue-green"]
@@ -26,7 +27,8 @@ class Compare(_Frozen):
 
     It fails on evidence that the candidate is worse by more than `tolerance`, passes on evidence that it is worse by
     less than `effect`, and says nothing in between. Both are in the metric's unit: a share for `errors` and
-    `defaulted`, a factor above 1 for `latency`, a shift of the score for `scores`.
+    `defaulted`, a factor above 1 for `latency`, a shift of the score for `scores`. The last two are compared in whole
+    bins (a factor of 1.22, a shift of 0.025): the tolerance is rounded up to one, the effect down.
     """
 
     kind: Literal["compare"]
@@ -40,6 +42,11 @@ class Compare(_Frozen):
             raise ValueError("effect must be above tolerance")
         if self.metric == "latency" and self.tolerance < 1:
             raise ValueError("latency is compared by a factor: tolerance 1.0 is no difference")
+        # What is counted in bins cannot be told apart within one.
+        if self.metric == "latency" and self.effect < LATENCY_RATIO:
+            raise ValueError(f"effect is one latency bin or more, {LATENCY_RATIO:.4f}")
+        if self.metric == "scores" and self.effect < SCORE_WIDTH:
+            raise ValueError(f"effect is one score bin or more, {SCORE_WIDTH}")
         if self.metric != "latency" and self.effect >= 1:
             raise ValueError("effect is a share or a shift below 1")
         return self
@@ -52,6 +59,12 @@ class Threshold(_Frozen):
     metric: Literal["error-rate", "latency-p99-ms", "defaulted-rate", "cost-per-1000"]
     maximum: float = Field(gt=0)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Threshold:
+        if self.metric in ("error-rate", "defaulted-rate") and self.maximum >= 1:
+            raise ValueError("maximum is a share below 1")
+        return self
+
 
 class BurnWindow(_Frozen):
     """An alert of the multi-window, multi-burn-rate method (Google SRE workbook, chapter 5)."""
@@ -60,16 +73,22 @@ class BurnWindow(_Frozen):
     short: Duration
     rate: float = Field(gt=0, description="Speed of the budget's burning; 1 uses it up exactly in the level's window.")
 
+    @model_validator(mode="after")
+    def _is_shorter(self) -> BurnWindow:
+        if seconds(self.short) >= seconds(self.long):
+            raise ValueError("short is shorter than long")
+        return self
+
 
 class Burn(_Frozen):
     """The candidate does not burn the error budget of the product's availability and latency service levels.
 
-    It fails when, in both windows of a pair, the budget burns faster than the pair's rate. Windows longer than the
-    rollout look at all of it.
+    It fails when, in both windows of a pair, the budget burns faster than the pair's rate, and a sequential test says
+    that this is no chance. Windows longer than the rollout look at all of it.
     """
 
     kind: Literal["burn"]
-    windows: tuple[BurnWindow, ...] = (
+    windows: Annotated[tuple[BurnWindow, ...], Field(min_length=1)] = (
         BurnWindow(long="1h", short="5m", rate=14.4),
         BurnWindow(long="6h", short="30m", rate=6.0),
         BurnWindow(long="3d", short="6h", rate=1.0),
@@ -79,8 +98,8 @@ class Burn(_Frozen):
 class Quality(_Frozen):
     """The candidate's AUC on labelled predictions is not below the serving release's by more than `tolerance`.
 
-    As `Compare`: passes on evidence that it is below by less than `effect`. Where `required` is false, a rollout whose
-    labels have not come yet is not held up by it.
+    As `Compare`: passes on evidence that it is below by less than `effect`. Where `required` is false it can roll back
+    but holds nothing up: a rollout whose labels are late or few goes on without them.
     """
 
     kind: Literal["quality"]
@@ -88,6 +107,12 @@ class Quality(_Frozen):
     tolerance: float = Field(0.005, ge=0, lt=1)
     effect: float = Field(0.05, gt=0, lt=1)
     required: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Quality:
+        if self.effect <= self.tolerance:
+            raise ValueError("effect must be above tolerance")
+        return self
 
 
 class Drift(_Frozen):
