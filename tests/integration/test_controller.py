@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -36,13 +37,17 @@ class Controllers:
     """Controller processes of one state folder."""
 
     def __init__(self, state, env):
-        self.log, self._env, self._processes = state / "controller.log", env, []
+        self.log, self.env, self._processes = state / "controller.log", env, []
 
-    def start(self, **environment):
+    def start(self, address_space=None):
+        def limit():
+            if address_space is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "plinth.runtime.controller"],
-                env={**self._env, **environment}, stdout=log, stderr=log, cwd=synthetic_state.HOME,
+                env=self.env, stdout=log, stderr=log, cwd=synthetic_state.HOME, preexec_fn=limit,
             )  # fmt: skip
         self._processes.append(process)
         return process
@@ -173,23 +178,56 @@ def test_a_release_whose_scores_are_not_numbers_is_rolled_back_and_harms_nobody_
     assert world.ledger.pending_effects(PRODUCT) == []
 
 
-def test_a_controller_without_work_is_small_and_ends_at_once_when_asked_to(world, tmp_path):
-    alone = Controllers(tmp_path, {**world.controllers._env, "PLINTH_STATE": str(tmp_path)})
+@pytest.fixture
+def alone(world, tmp_path):
+    """Controllers of a state folder of their own, in which nothing happens yet."""
     (tmp_path / "run").mkdir()
+    controllers = Controllers(tmp_path, {**world.controllers.env, "PLINTH_STATE": str(tmp_path)})
+    yield controllers
+    controllers.stop_all()
+
+
+def wait_ready(controllers, process):
+    ready, until = controllers.log.parent / "run" / "controller.ready", time.monotonic() + 30
+    while not ready.exists() or ready.read_text() != str(process.pid):
+        assert time.monotonic() < until, controllers.log.read_text()
+        time.sleep(0.05)
+
+
+def test_a_controller_without_work_is_small_and_ends_at_once_when_asked_to(alone):
     process = alone.start()
-    try:
-        until = time.monotonic() + 30
-        while not (tmp_path / "run" / "controller.ready").exists():
-            assert time.monotonic() < until, alone.log.read_text()
-            time.sleep(0.05)
-        assert (tmp_path / "run" / "controller.ready").read_text() == str(process.pid)
-        assert psutil.Process(process.pid).memory_info().rss < 110 * 2**20
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
-        said = alone.log.read_text()
-        assert '"event": "leads"' in said
-    finally:
-        alone.stop_all()
+    wait_ready(alone, process)
+    assert psutil.Process(process.pid).memory_info().rss < 110 * 2**20
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert '"event": "leads"' in alone.log.read_text()
+
+
+def test_out_of_memory_ends_it_and_after_a_restart_the_effect_is_done_once(alone, tmp_path):
+    """Row 37. The limit lets it idle; what an effect on MLflow needs does not fit."""
+    process = alone.start()
+    wait_ready(alone, process)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmPeak"))
+    process.terminate()
+    assert process.wait(10) == 0
+
+    platform = Platform.from_settings(Settings(home=synthetic_state.HOME, state=tmp_path))
+    client = platform.registry._client
+    client.create_registered_model(PRODUCT)
+    client.create_model_version(PRODUCT, "file:///nowhere")
+    synthetic_state.release(platform.settings, b"a model")
+    assert alone.start(address_space=peak + 2**24).wait(30) == 1
+    assert len(platform.ledger.pending_effects(PRODUCT)) == 1
+    alone.start()
+    until = time.monotonic() + 30
+    while platform.ledger.pending_effects(PRODUCT):
+        assert time.monotonic() < until, alone.log.read_text()
+        time.sleep(0.1)
+    assert platform.registry.by_alias(PRODUCT, "serving").version == "1"
+    assert [entry.action for entry in platform.ledger.audit()].count("effect.registry-alias") == 1
+    assert platform.ledger.broken_entry() is None
+    platform.ledger.close()
 
 
 def _holder(world):

@@ -55,7 +55,7 @@ class MlflowRegistry:
         os.environ.update(ENVIRONMENT)
         try:
             from mlflow import MlflowClient
-        except ImportError as error:
+        except ModuleNotFoundError as error:  # not every ImportError: out of memory is one, too
             raise MissingExtra(error.name or "mlflow", "models") from error
         with self._errors():
             if self.store.startswith("sqlite:///"):

@@ -149,12 +149,12 @@ class _Loop:
             if self._stop.wait(pause):
                 break
         self._thread.join(ENDING_SECONDS)
-        if self._broken is not None:
-            raise self._broken
         if not self._thread.is_alive():
             # Else it still writes to the registry: nobody else should before the lease has run out.
             with contextlib.suppress(PlinthError):
                 self._controller.step_down()
+        if self._broken is not None:
+            raise self._broken
         return leads
 
     def _project(self) -> None:
