@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from plinth.core.durations import Duration, seconds
 from plinth.core.evidence import LATENCY_RATIO, SCORE_WIDTH
@@ -165,11 +165,12 @@ class RolloutPolicy(_Frozen):
     )
     gates: tuple[RolloutGate, ...] | None = Field(None, min_length=1, description="What judges each step.")
 
-    @model_validator(mode="after")
-    def _steps_rise(self) -> RolloutPolicy:
-        if self.steps is not None:
-            check_steps(self.steps)
-        return self
+    @field_validator("steps")
+    @classmethod
+    def _steps_rise(cls, steps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if steps is not None:  # checked on the field, so that a manifest's problem has its line
+            check_steps(steps)
+        return steps
 
 
 _TIERS: dict[int, dict[str, Any]] = {
