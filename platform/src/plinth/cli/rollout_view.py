@@ -185,20 +185,19 @@ def printable(text: str) -> str:
 # Watching -----------------------------------------------------------------------------------------------------------
 
 
-def watch(look: Look, out: Output, *, sleep: Callable[[float], None] = time.sleep) -> Document:
+def watch(look: Look, out: Output) -> Document:
     """Show the rollout until it has ended: live on a terminal, else a line whenever something changes.
 
     Args:
         look: Reads the document.
         out: Where lines go; in JSON mode nothing is shown.
-        sleep: Waits so many seconds; tests give their own.
 
     Returns:
         The last document.
     """
     if out.json_mode or not sys.stdout.isatty():
-        return _watch_lines(look, out, sleep)
-    return _watch_live(look, sleep)
+        return _watch_lines(look, out)
+    return _watch_live(look)
 
 
 def over(document: Document) -> bool:
@@ -206,7 +205,7 @@ def over(document: Document) -> bool:
     return document["rollout"] is None or document["phase"] in ENDED
 
 
-def _watch_lines(look: Look, out: Output, sleep: Callable[[float], None]) -> Document:
+def _watch_lines(look: Look, out: Output) -> Document:
     said = ""
     document = look()
     while True:
@@ -217,7 +216,7 @@ def _watch_lines(look: Look, out: Output, sleep: Callable[[float], None]) -> Doc
             said = line
         if over(document):
             return document
-        sleep(EVERY)
+        time.sleep(EVERY)
         try:
             document = look()
         except Unavailable as error:  # the ledger is busy or away for a moment
@@ -242,7 +241,7 @@ def change_line(document: Document) -> str:
     return printable(told)
 
 
-def _watch_live(look: Look, sleep: Callable[[float], None]) -> Document:
+def _watch_live(look: Look) -> Document:
     from rich.console import Console
     from rich.live import Live
 
@@ -250,7 +249,7 @@ def _watch_live(look: Look, sleep: Callable[[float], None]) -> Document:
     console = Console(highlight=False, markup=False)
     with Live(picture(document), console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while not over(document):
-            sleep(EVERY)
+            time.sleep(EVERY)
             note = ""
             try:
                 document = look()

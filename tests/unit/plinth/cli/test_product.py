@@ -1,10 +1,12 @@
 """`plinth product`, in a workspace of its own."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from plinth.cli.main import main
 
@@ -61,6 +63,57 @@ def test_show_prints_the_manifest(with_flights, capsys):
     assert code == 0
     assert json.loads(out)["owner"]["team"] == "air-operations-ml"
     assert "air-operations-ml" in run(capsys, "product", "show", "flight-delays")[1]
+
+
+def test_a_new_product_has_a_governed_way_to_release_without_writing_anything(workspace, capsys):
+    made = json.loads(run(capsys, "product", "new", "fraud-alerts", "--json")[1])
+    assert "rollout" not in yaml.safe_load((Path(made["folder"]) / "product.yaml").read_text())
+    shown = json.loads(run(capsys, "product", "show", "fraud-alerts", "--json")[1])
+    policy = shown["rollout_policy"]
+    assert (policy["strategy"], policy["steps"], policy["bake"]) == ("canary", [10, 50, 100], "1m")
+    assert {gate.get("metric") for gate in policy["gates"]} >= {"errors", "latency", "scores"}
+    assert None not in policy.values()
+    out = run(capsys, "product", "show", "fraud-alerts")[1]
+    assert "canary: 10% -> 50% -> all, 1m each, no approvals, may be promoted directly" in out
+
+
+def test_show_fills_the_rollout_part_in_by_tier(with_flights, capsys):
+    manifest = with_flights / "services" / "flight-delays" / "product.yaml"
+    text = re.sub(r"^rollout:\n(?:[ #].*\n|\n)*", "", manifest.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^tier: \d", "tier: 1", text, flags=re.MULTILINE)
+    manifest.write_text(text + "rollout:\n  steps: [2, 100]\n")
+    out = run(capsys, "product", "show", "flight-delays")[1]
+    assert "shadow 10m -> 2% -> all, 10m each, 1 approval by somebody else, never promoted directly" in out
+
+
+@pytest.mark.parametrize(
+    ("part", "line", "said"),
+    [
+        ("  steps: [50, 10, 100]", 1, "rollout.steps: steps rise from 1 or more to 100"),
+        ("  steps: [10, 50]", 1, "rollout.steps: steps rise from 1 or more to 100"),
+        ("  strategy: yolo", 1, "rollout.strategy"),
+        ("  bake: soon", 1, "rollout.bake"),
+        ("  speed: fast", 1, "rollout.speed: is no known field"),
+        ("  approvals: 9", 1, "rollout.approvals"),
+        (
+            "  gates:\n    - kind: contract\n    - kind: compare\n      metric: errors",
+            3,
+            "rollout.gates.1.tolerance: is missing",
+        ),
+        ("  gates:\n    - {kind: compare, metric: errors, tolerance: 0.1, effect: 0.1}", 2, "effect must be above"),
+        ("  gates:\n    - kind: vibes", 2, "rollout.gates.0"),
+        ("  gates: []", 1, "rollout.gates"),
+    ],
+)
+def test_a_bad_rollout_part_is_named_with_its_line(with_flights, capsys, part, line, said):
+    manifest = with_flights / "services" / "flight-delays" / "product.yaml"
+    text = re.sub(r"^rollout:\n(?:[ #].*\n|\n)*", "", manifest.read_text(), flags=re.MULTILINE)
+    manifest.write_text(f"{text}rollout:\n{part}\n")
+    code, _, err = run(capsys, "product", "validate", "flight-delays")
+    assert code == 2
+    first = len(text.splitlines()) + 1
+    assert f"product.yaml:{first + line}" in err
+    assert said in err
 
 
 def test_an_unknown_product_is_bad_use(workspace, capsys):
