@@ -34,6 +34,7 @@ PREDICT_ERRORS = {
     "413": "The body is too large",
     "415": "Not application/json",
     "422": "A field does not fit; `where` names it",
+    "500": "The release that was to answer failed",
     "503": "No release is loaded, or the online store cannot be read; see Retry-After",
 }
 

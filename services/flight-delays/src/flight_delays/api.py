@@ -242,6 +242,10 @@ ANSWER: dict[str, Any] = {
                     },
                     "flags": {**_STRINGS, "description": "`missing:`, `stale:` or `future:` and a view's name."},
                     "defaulted": {**_STRINGS, "description": "Views whose declared defaults were used."},
+                    "release": {
+                        "type": "string",
+                        "description": "Digest of the release that answered this one, where it is another than above.",
+                    },
                 },
             },
         },
