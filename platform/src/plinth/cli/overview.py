@@ -43,6 +43,11 @@ COMMANDS = {
         "controller",
         "Move rollouts on, in the foreground: judge them, carry decisions out. `plinth up` runs one already.",
     ),
+    "fsck": ("fsck", "Check every invariant across ledger, artefacts, registry, features, services and logs."),
+    "gc": (
+        "fsck",
+        "Retire old releases and delete artefacts that none needs; says what it would do, until --apply.",
+    ),
     "audit": ("audit", "The audit log, a hash chain over every decision and effect: tail, verify, export."),
     "fsck": ("fsck", "Check every invariant across ledger, artefacts, registry, features, services and logs."),
     "gc": (
