@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PRODUCTS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard services/*/pyproject.toml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench drills up down docs lock clean
+.PHONY: help install demo test check faults chaos bench drills up down docs lock clean
 
 help: ## Show the tasks
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -42,6 +42,13 @@ check: $(STAMP) ## Lint, types, floors, locks: everything that needs no run
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	UV="$(UV)" $(BIN)/python tools/lock.py --check
+
+faults: $(STAMP) ## Run the tests that kill, fill, hang and poison, in full: 1,000 kills
+	@CHAOS_KILLS=1000 $(BIN)/python -m pytest -rAP tests/faults
+
+chaos: $(STAMP) ## Kill everything again and again; make chaos SEED=7 KILLS=100 DATABASE=sqlite plays one again
+	@PYTHONPATH=tests $(BIN)/python -c 'from faults.chaos import main; main()' $(if $(SEED),--seed $(SEED)) \
+		$(if $(KILLS),--kills $(KILLS)) $(if $(DATABASE),--database $(DATABASE))
 
 bench: $(STAMP) ## Measure side by side and write docs/benchmarks.md
 	@$(BIN)/python tools/bench.py

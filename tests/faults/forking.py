@@ -8,8 +8,8 @@ PRELOAD = [
 ]  # fmt: skip
 
 
-def fork_context():
+def fork_context(more=()):
     """multiprocessing whose processes share no connection, thread or lock with the one that starts them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload([*PRELOAD, *more])
     return context
