@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plinth.core.evidence import LATENCY_BINS, LATENCY_BOUNDS, SCORE_BINS, SCORE_WIDTH, Cell
-
-_LOWER = (0.0, *LATENCY_BOUNDS)
-_UPPER = (*LATENCY_BOUNDS, math.inf)
 
 
 def sound(cells: Iterable[object]) -> bool:
@@ -35,9 +33,8 @@ def _sound(cell: Cell) -> bool:
 def slower(cell: Cell, milliseconds: float) -> tuple[int, int]:
     """Requests slower than a bound: surely, and possibly (those in the bin that the bound cuts in two as well)."""
     bound = milliseconds / 1000
-    surely = sum(count for count, edge in zip(cell.latency, _LOWER, strict=True) if count and edge >= bound)
-    possibly = sum(count for count, edge in zip(cell.latency, _UPPER, strict=True) if count and edge > bound)
-    return surely, possibly
+    first = bisect_left(LATENCY_BOUNDS, bound) + 1  # the first bin that begins at the bound or above
+    return sum(cell.latency[first:]), sum(cell.latency[bisect_right(LATENCY_BOUNDS, bound) :])
 
 
 def quantile_ms(latency: Sequence[int], share: float) -> float:

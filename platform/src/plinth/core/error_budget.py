@@ -63,10 +63,10 @@ def burn_rate(bad: int, n: int, level: ServiceLevel) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Both arms of a window; None where an arm answered nothing."""
+    """The cells of both arms in a window."""
 
-    candidate: Cell | None
-    serving: Cell | None
+    candidate: tuple[Cell, ...] = ()
+    serving: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,18 @@ def check(level: ServiceLevel, pair: BurnWindow, long: Window, short: Window, al
         short: The short window's requests.
         alpha: Probability that a candidate which burns no faster than the pair's rate ever raises this alert.
     """
-    rates, bad = _rates([long.candidate, short.candidate], level)
-    others, _ = _rates([long.serving, short.serving], level)
+    (n, *_), bad, rates = _burning([long.candidate, short.candidate], level)
+    *_, others = _burning([long.serving, short.serving], level)
     facts: dict[str, Any] = {
         "level": level.name, "long": pair.long, "short": pair.short, "rate": pair.rate, "bad": min(bad),
         "burn_rate": {"long": rates[0], "short": rates[1]},
         "serving_burn_rate": {"long": others[0], "short": others[1]},
     }  # fmt: skip
     name = f"{level.name} {pair.long}/{pair.short}"
-    if min(rates) <= pair.rate or long.candidate is None:
+    if min(rates) <= pair.rate:
         return Alert("quiet", f"{name}: within its budget", facts)
     allowed = min(1.0, pair.rate * (1 - level.objective))
-    log_e = float(sequential.log_e_above(np.array(long.candidate.requests), np.array(bad[0]), allowed))
+    log_e = float(sequential.log_e_above(np.array(n), np.array(bad[0]), allowed))
     facts["e_fail"] = sequential.e_value(log_e)
     what = f"{name}: the budget burns {rates[0]:.3g} and {rates[1]:.3g} times as fast as it may, {pair.rate:g} allowed"
     if min(bad) < MINIMUM_BAD or log_e < math.log(1 / alpha):
@@ -115,7 +115,8 @@ def check(level: ServiceLevel, pair: BurnWindow, long: Window, short: Window, al
     return Alert("alert", what, facts)
 
 
-def _rates(cells: Sequence[Cell | None], level: ServiceLevel) -> tuple[list[float], list[int]]:
-    """Burn rate and bad requests of each window."""
-    counted = [(bad_requests(cell, level), cell.requests) if cell else (0, 0) for cell in cells]
-    return [burn_rate(bad, n, level) for bad, n in counted], [bad for bad, _ in counted]
+def _burning(windows: Sequence[Iterable[Cell]], level: ServiceLevel) -> tuple[list[int], list[int], list[float]]:
+    """Requests, bad ones and burn rate of each window."""
+    n = [sum(cell.requests for cell in cells) for cells in windows]
+    bad = [sum(bad_requests(cell, level) for cell in cells) for cells in windows]
+    return n, bad, [burn_rate(some, of, level) for some, of in zip(bad, n, strict=True)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,6 @@ from plinth.core.evidence import (
 from plinth.core.products import Product
 from plinth.core.rollout_policy import Burn, BurnWindow, Compare, Contract, Drift, Quality, RolloutGate, Threshold
 from plinth.core.rollouts import Outcome, Plan, RolloutVerdict, State
-from plinth.core.sequential import Floats
 
 FALSE_ALARM = 0.05
 """Probability that a candidate no worse than the tolerances is ever rolled back by a test, over all gates together."""
@@ -121,6 +121,7 @@ class _View:
             return "the counts contradict themselves"
         return str(getattr(self.evidence, "problem", "") or "nothing was counted yet")
 
+    @cached_property
     def pairs(self) -> list[_Pair]:
         """Both arms of every step in which both scored."""
         if self.compared is None or self.broken:
@@ -130,6 +131,7 @@ class _View:
         arms = [(total(self.cells, self.compared, [step]), total(self.cells, "serving", [step])) for step in steps]
         return [_Pair(one, other) for one, other in arms if one is not None and other is not None]
 
+    @cached_property
     def own(self) -> Cell | None:
         """Everything the release on trial did: answered, or in the shadow scored."""
         return None if self.broken else total(self.cells, "shadow" if self.unseen else "candidate")
@@ -140,7 +142,10 @@ class _View:
         cells = held.get(length) if isinstance(held, Mapping) else None
         if not isinstance(cells, tuple | list) or not sound(cells):
             return None
-        return error_budgets.Window(total(cells, "candidate"), total(cells, "serving"))
+        return error_budgets.Window(
+            tuple(cell for cell in cells if cell.arm == "candidate"),
+            tuple(cell for cell in cells if cell.arm == "serving"),
+        )
 
 
 def _judge(gate: RolloutGate, view: _View) -> _Said:
@@ -167,7 +172,7 @@ def _compare(gate: Compare, view: _View) -> _Said:
         return "not-applicable", "nothing serves beside the candidate to compare it with", {}
     if gate.metric == "latency" and view.compared == "shadow":
         return "not-applicable", "a shadow scores in the background: its latency is nobody's", {}
-    pairs = view.pairs()
+    pairs = view.pairs
     if not pairs:
         return "inconclusive", f"no evidence: {view.missing}", {}
     return (
@@ -272,7 +277,7 @@ def _share(cell: Cell, gate: Compare) -> tuple[int, int]:
 def _threshold(gate: Threshold, view: _View) -> _Said:
     if view.unseen and gate.metric in ("latency-p99-ms", "cost-per-1000"):
         return "not-applicable", "a shadow scores in the background: its time is nobody's", {}
-    cell = view.own()
+    cell = view.own
     if cell is None:
         return "inconclusive", f"no evidence: {view.missing}", {}
     n = (
@@ -339,7 +344,7 @@ def _burn(gate: Burn, view: _View) -> _Said:
         for level in levels
         for pair in gate.windows
     ]
-    own = view.own()
+    own = view.own
     facts = {"alpha": alpha, "alerts": [alert.facts for alert in alerts], "points": own.requests if own else 0}
     reasons = {
         alarm: "; ".join(one.reason for one in alerts if one.alarm == alarm)
@@ -373,16 +378,18 @@ def _quality(gate: Quality, view: _View) -> _Said:
         if gate.required:
             return "inconclusive", reason, {"points": points}
         return "not-applicable", f"{reason}; quality is not required", {"points": points}
-    blocks = [sequential.auc_blocks(one.score, one.label) for one in arms]
-    paired = min(len(one) for one in blocks)
-    difference: Floats = blocks[0][:paired] - blocks[1][:paired]
+    mine = sequential.auc_blocks(arms[0].score, arms[0].label)
+    theirs = sequential.auc_blocks(arms[1].score, arms[1].label, most=len(mine))
+    paired = len(theirs)
+    mine = mine[:paired]
+    difference = mine - theirs
     if paired == 0:
         outcome: Outcome = "inconclusive" if gate.required else "not-applicable"
         return outcome, "too few labelled predictions of each class", {"points": points}
     fails = sequential.log_e_mean(difference, "at-least", -gate.tolerance)
     passes = sequential.log_e_mean(difference, "at-most", -gate.effect)
     spread = float(difference.var(ddof=1)) if paired > 1 else 1.0
-    seen = float(blocks[0].mean()), float(blocks[1].mean())
+    seen = float(mine.mean()), float(theirs.mean())
     facts = _facts(
         METHOD_MEAN, view, fails, passes, gate.tolerance, gate.effect, (points["candidate"], points["serving"]), seen
     )

@@ -20,6 +20,7 @@ docs/explanation/rollout-gates.md says it in plain words, with what was measured
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -138,13 +139,21 @@ def log_e_shift(candidate: Counts, serving: Counts, null: Null, bins: int) -> Fl
     """
     above_candidate, above_serving = _above(candidate)[:, bins:], _above(serving)
     questions = above_candidate.shape[1]
+    above_serving = above_serving[:, :questions]
+    if questions < 1:
+        return np.zeros(0)
+    # Below all values and above all values every bound asks the same: one of them speaks for the others.
+    moves = np.flatnonzero(np.any(np.diff(np.vstack([above_candidate, above_serving]), axis=1), axis=0))
+    first, last = (int(moves[0]), int(moves[-1]) + 1) if moves.size else (0, 0)
+    asked = slice(first, last + 1)
     arms = Arms(
         candidate.sum(axis=1, keepdims=True),
-        above_candidate,
+        above_candidate[:, asked],
         serving.sum(axis=1, keepdims=True),
-        above_serving[:, :questions],
+        above_serving[:, asked],
     )
-    return log_e_share(arms, null, 0.0, prior=ANY)
+    log_e = log_e_share(arms, null, 0.0, prior=ANY)
+    return np.asarray(np.pad(log_e, (first, questions - 1 - last), mode="edge"))
 
 
 def log_average(log_e: Floats) -> float:
@@ -176,14 +185,14 @@ def log_e_mean(values: Floats, null: Null, bound: float) -> float:
     return log_average(wealth)
 
 
-def auc_blocks(score: Sequence[float], label: Sequence[int]) -> Floats:
+def auc_blocks(score: Sequence[float], label: Sequence[int], most: int | None = None) -> Floats:
     """AUC of consecutive blocks of labelled predictions, [blocks].
 
     A block ends as soon as it has CLASS_ROWS rows of each class. Where blocks end depends on labels alone, so each
-    block's AUC is an unbiased estimate of its own; the unfinished rest is left out.
+    block's AUC is an unbiased estimate of its own; the unfinished rest is left out. `most`: only so many blocks.
     """
     scores, labels = np.asarray(score, dtype=np.float64), np.asarray(label, dtype=np.int64)
-    ends = _block_ends(labels)
+    ends = _block_ends(labels)[:most]
     if not ends:
         return np.zeros(0)
     rows = ends[-1]
@@ -263,12 +272,13 @@ def _above(histogram: Counts) -> Counts:
 
 def _block_ends(labels: Counts) -> list[int]:
     """Row after the last one of each complete block."""
-    positions = np.flatnonzero(labels == 1), np.flatnonzero(labels != 1)
+    positive, negative = np.flatnonzero(labels == 1).tolist(), np.flatnonzero(labels != 1).tolist()
     ends: list[int] = []
-    done = [0, 0]
-    while all(used + CLASS_ROWS <= len(rows) for used, rows in zip(done, positions, strict=True)):
-        ends.append(1 + max(int(rows[used + CLASS_ROWS - 1]) for used, rows in zip(done, positions, strict=True)))
-        done = [int(np.searchsorted(rows, ends[-1])) for rows in positions]
+    one = other = CLASS_ROWS - 1  # where the next block has enough of each class
+    while one < len(positive) and other < len(negative):
+        ends.append(1 + max(positive[one], negative[other]))
+        one = bisect_left(positive, ends[-1], one) + CLASS_ROWS - 1
+        other = bisect_left(negative, ends[-1], other) + CLASS_ROWS - 1
     return ends
 
 
