@@ -122,16 +122,9 @@ def _registry(platform: Platform, ledger: Ledger, products: list[str]) -> list[F
 
 
 def _services(platform: Platform, ledger: Ledger, products: list[str]) -> list[Finding]:
-    from plinth.serving.http import HttpBackend
-
-    def urls(product: str) -> list[str]:
-        try:
-            port = platform.products.get(product).spec.serving.port
-        except PlinthError:
-            return []  # a product of the ledger that this workspace does not have
-        return [f"http://{platform.settings.host}:{platform.settings.service_port(product, port)}"]
-
-    return check_services(HttpBackend(urls), ledger, products)
+    known = {*platform.products.names(), *platform.settings.service_ports}
+    here = [product for product in products if product in known]  # a ledger may have more than this workspace
+    return check_services(platform.backend, ledger, here)
 
 
 # Features -------------------------------------------------------------------------------------------------------------
