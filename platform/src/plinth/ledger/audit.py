@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,15 @@ def seal(
     return AuditEntry(**body, previous=previous, hash=digest_json({**body, "previous": previous}))  # type: ignore[arg-type]
 
 
+def read_payload(text: str) -> dict[str, Any]:
+    """A stored payload. What somebody made unreadable comes back as something whose hash cannot be right."""
+    try:
+        value: dict[str, Any] = json.loads(text, parse_constant=str)
+    except ValueError:
+        return {"unreadable": text}
+    return value
+
+
 def first_broken(entries: Iterable[AuditEntry]) -> AuditEntry | None:
     """The first entry whose hash, predecessor or number is wrong; None when the chain is whole.
 
@@ -41,7 +51,10 @@ def first_broken(entries: Iterable[AuditEntry]) -> AuditEntry | None:
     """
     previous, expected = GENESIS, 1
     for entry in entries:
-        resealed = seal(entry.seq, entry.at, entry.actor, entry.action, entry.subject, entry.payload, previous)
+        try:
+            resealed = seal(entry.seq, entry.at, entry.actor, entry.action, entry.subject, entry.payload, previous)
+        except ValueError:  # somebody put in what was never sealed: half a surrogate, say
+            return entry
         if entry.seq != expected or entry.previous != previous or entry.hash != resealed.hash:
             return entry
         previous, expected = entry.hash, expected + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,7 +164,14 @@ def _audit(connection: sa.Connection) -> Audit:
             audit.entries += 1
             last = (row.seq, row.hash)
             entry = chain.AuditEntry(
-                row.seq, row.at, row.actor, row.action, row.subject, _payload(row.payload), row.previous, row.hash
+                row.seq,
+                row.at,
+                row.actor,
+                row.action,
+                row.subject,
+                chain.read_payload(row.payload),
+                row.previous,
+                row.hash,
             )
             audit.take(entry)
             yield entry
@@ -179,14 +185,6 @@ def _audit(connection: sa.Connection) -> Audit:
     elif end is None or last != (end.seq, end.hash):
         audit.broken = last[0] + 1
     return audit
-
-
-def _payload(text: str) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(text, parse_constant=str)
-    except ValueError:
-        return {"unreadable": text}
-    return value
 
 
 def _parsed(kind: Any, text: str) -> Any:

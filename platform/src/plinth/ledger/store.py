@@ -501,7 +501,7 @@ class Ledger:
 
 def _audit_entry(row: Any) -> chain.AuditEntry:
     return chain.AuditEntry(
-        row.seq, row.at, row.actor, row.action, row.subject, json.loads(row.payload), row.previous, row.hash
+        row.seq, row.at, row.actor, row.action, row.subject, chain.read_payload(row.payload), row.previous, row.hash
     )
 
 

@@ -13,6 +13,9 @@ BREACHES = [
     ("ledger.sound", "DELETE FROM release WHERE digest = '{r2}'"),
     ("audit.chain", "UPDATE audit SET actor = 'eve' WHERE seq = 5"),
     ("audit.chain", "UPDATE audit SET payload = 'no json' WHERE seq = 5"),
+    ("audit.chain", "UPDATE audit SET payload = '{{\"a\": NaN}}' WHERE seq = 5"),
+    ("audit.chain", 'UPDATE audit SET payload = \'{{"a": "\\ud800"}}\' WHERE seq = 5'),
+    ("audit.chain", "UPDATE audit SET payload = '[]' WHERE seq = 5"),
     ("audit.chain", "DELETE FROM audit WHERE seq = (SELECT max(seq) FROM audit)"),
     ("audit.chain", "DELETE FROM audit_head"),
     ("release.manifest", "UPDATE release SET manifest = replace(manifest, '2013', '2014') WHERE digest = '{r5}'"),
@@ -100,6 +103,9 @@ def test_an_empty_ledger_holds_everything(tmp_path):
 def test_a_breach_is_seen(past, invariant, statement):
     tamper(past, statement)
     assert invariant in broken(check_ledger(past.ledger))
+    assert (past.ledger.broken_entry() is not None) == (
+        "audit.chain" in broken(check_ledger(past.ledger, thorough=False))
+    )
 
 
 def test_every_invariant_has_a_breach():
