@@ -200,7 +200,7 @@ def page() -> str:
         "decision to the last request that the bad release answered or failed. Harmed: requests that failed or were",
         "answered by the bad release. [How to run a drill](../how-to/run-a-drill.md) says what each fault is.",
         "",
-        "| fault | detected | recovered | after the decision | requests | harmed | of these failed | decided by | when |",
+        "| fault | detected | recovered | after the decision | requests | harmed | failed | decided by | when |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     machines = set()

@@ -1,6 +1,7 @@
-"""The story, on the real calendar: train, serve, replay June to December, watch, retrain, release, roll back and forth.
+"""The story, on the real calendar: train, serve, replay June to December, watch, retrain, roll out, roll back, drill.
 
-Nothing is injected: what alarms, what is retrained and what is refused is what the data gives.
+Nothing is injected but the last part's faulty release: what alarms, what is retrained, what is refused and what is
+rolled back is what the data gives.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.replay import Replay
+from flight_delays.rolling import RolledOut, Rolling
 from flight_delays.summary import build, render, replay_log, save
 from flight_delays.switching import Switch, switch_under_load
 from flight_delays.watching import Watch
@@ -23,12 +25,14 @@ from plinth.errors import InvalidInput, NotFound, RefusedByPolicy
 from plinth.monitoring.report import write as write_report
 from plinth.rollouts import release as rollouts
 from plinth.runtime import embedded, pipelines
+from plinth.runtime.drill import drill
 from plinth.runtime.memory import PeakMemory
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from flight_delays.pipeline import Outcome
+    from plinth.models.faulty import Fault
     from plinth.monitoring.assessment import Assessment
     from plinth.pipelines.port import StepRecord
     from plinth.runtime.port import Status
@@ -36,16 +40,17 @@ if TYPE_CHECKING:
 
 START, END = date(2013, 6, 1), date(2014, 1, 1)
 PIPELINE = "train"
+FAULT: Fault = "bad-model"
+"""What the last part's release has wrong: it answers at once, without an error, and the opposite."""
 
 
 @dataclass
 class Retraining:
-    """A retraining that an alarm started, and what became of it."""
+    """A retraining that an alarm started, and what its gates said."""
 
     day: date
     reason: str
     outcome: Outcome
-    promoted: bool
 
 
 @dataclass
@@ -55,6 +60,8 @@ class Story:
     first: Outcome | None = None
     cached_steps: int = 0
     retrained: list[Retraining] = field(default_factory=list)
+    rollouts: list[RolledOut] = field(default_factory=list)
+    drill: dict[str, Any] = field(default_factory=dict)
     months: list[Assessment] = field(default_factory=list)
     switches: list[Switch] = field(default_factory=list)
     predictions: int = 0
@@ -78,11 +85,13 @@ class Demo:
 
     def __init__(self, platform: Platform, product: LoadedProduct, console: Console, until: date) -> None:
         self.platform = platform
+        self.loaded = product
         self.product = product.spec
         self.console = console
         self.until = until
         self.story = Story()
         self.state = platform.settings.product_dir(product.spec.name)
+        self.rolling = Rolling(platform, product.spec, self.say)
 
     def tell(self) -> dict[str, Any]:
         """Run it; returns the summary."""
@@ -90,9 +99,13 @@ class Demo:
             self._start()
             self._train()
             self._replay()
-            # Read before the drill of the next part adds its own requests to the log.
+            # Read before the next parts add their own requests to the log.
             log = replay_log(self.platform, self.product, self.until)
+            with self.story.stage("rollout"):
+                self.rolling.settle(self.until)
+            self.story.rollouts = self.rolling.told
             self._switch()
+            self._drill()
         self.story.peak_rss_mb = round(memory.peak_mb)
         with self.story.stage("report"):
             page = self._report()
@@ -109,6 +122,7 @@ class Demo:
         self.say("[bold]1. Services[/bold]  Prefect, MLflow and the product's service, supervised on this machine")
         with self.story.stage("services"), self.console.status("starting ...") as line:
             embedded.up(self.platform, on_progress=lambda status: line.update(_waiting(status)))
+            self.rolling.forget_others()
 
     def _train(self) -> None:
         self.say(
@@ -183,11 +197,14 @@ class Demo:
             for offset in range(total):
                 day, tomorrow = START + timedelta(days=offset), START + timedelta(days=offset + 1)
                 with self.story.stage("replay"):
+                    replay.shadowed = self.rolling.unseen
                     replay.day(day)
                     advance(f"{day:%d %b}  {replay.totals.predictions:,} predictions")
+                self.rolling.look(tomorrow)
                 with self.story.stage("watch"):
                     decision = None
-                    if offset and not watch.cooling_down(tomorrow):
+                    # Of two changes nobody could say which one helped: an alarm waits for the end of a rollout.
+                    if offset and self.rolling.current is None and not watch.cooling_down(tomorrow):
                         replay.wait_until_logged(predicted_by_yesterday)
                         decision = watch.daily(tomorrow)
                     predicted_by_yesterday = replay.totals.predictions
@@ -202,7 +219,7 @@ class Demo:
         tomorrow = day + timedelta(days=1)
         with self.story.stage("watch"):
             replay.wait_until_logged(replay.totals.predictions)
-            seen, decision = watch.month(day.replace(day=1), tomorrow)
+            seen, decision = watch.month(day.replace(day=1), tomorrow, quiet=self.rolling.current is not None)
         if seen is not None:
             self.story.months.append(seen)
         if decision is not None and decision.fire:
@@ -212,14 +229,13 @@ class Demo:
         self.say(f"   [yellow]{day:%d %B}: {reason}[/yellow]")
         with self.story.stage("retrain"):
             outcome = self._run_pipeline({"as_of": day.isoformat()})
-            if outcome.accepted:
-                self._serve(outcome.release, f"retrained on {day}: {reason}")
-        self.story.retrained.append(Retraining(day, reason, outcome, outcome.accepted))
+        self.story.retrained.append(Retraining(day, reason, outcome))
         manifest = self.platform.ledger.release(outcome.release).manifest
         difference = outcome.metrics.get("log_loss_difference")
         gain = "" if difference is None else f", log loss {difference:+.4f} against what serves on the same four weeks"
         if outcome.accepted:
-            self.say(f"   [green]candidate {outcome.release[:12]} promoted{gain}[/green]")
+            self.say(f"   [green]candidate {outcome.release[:12]} passed its gates{gain}[/green]")
+            self.rolling.start(day, outcome.release, f"retrained on {day}: {reason}")
         else:
             reasons = "; ".join(f"{verdict.gate} ({verdict.reason})" for verdict in manifest.failed_gates())
             self.say(f"   [red]candidate {outcome.release[:12]} refused: {reasons}[/red]")
@@ -241,6 +257,20 @@ class Demo:
                     f"   {switch.kind} to {digest[:12]}: {switch.seconds:.2f} s until the last answer of the other "
                     f"release, {switch.requests} requests, {switch.failed} failed"
                 )
+
+    def _drill(self) -> None:
+        """A release that says the opposite, rolled out for real: the gates have to see it and take it back."""
+        self.say(f"[bold]5. Drill[/bold]     a rollout of a release with the fault {FAULT!r}, under generated traffic")
+        with self.story.stage("drill"):
+            found = drill(self.platform, self.loaded, FAULT, on_progress=lambda line: self.say(f"   [dim]{line}[/dim]"))
+        self.story.drill = found
+        if found["detected"] and found["rolled_back"]:
+            self.say(
+                f"   [green]found {found['seconds_to_detect']:.1f} s after its first answer and rolled back: "
+                f"{found['requests_harmed']} of {found['requests_total']} requests harmed[/green]"
+            )
+        else:
+            self.say(f"   [red]not as it should be: {found['reason'] or 'nobody decided'}[/red]")
 
     def _report(self) -> Path:
         page = self.state / "reports" / "drift.html"

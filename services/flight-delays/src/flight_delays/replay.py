@@ -66,10 +66,14 @@ class Replay:
         store: Its feature store, applied.
         labels: Folder that outcomes are delivered to.
         url: Address of the service.
+
+    Where `shadowed` is set, an hour ends only when a rollout's shadow has scored its flights, too. An hour of this
+    calendar takes milliseconds: the shadow, which comes after the answers, would else find the rows of hours to come.
     """
 
     def __init__(self, lake: Path, store: FeatureStore, labels: Path, url: str) -> None:
         self.totals = Totals()
+        self.shadowed = False
         self._store = store
         self._labels = labels
         self._client = httpx.Client(base_url=url, timeout=30.0)
@@ -105,6 +109,8 @@ class Replay:
             due = [flight for slot, flight in flights if slot == int(now.timestamp())]
             if due:
                 self._predict(due)
+                if self.shadowed:
+                    self._wait_for_shadow()
         self._deliver(day)
 
     def wait_until_logged(self, predictions: int, patience: float = 30.0) -> None:
@@ -123,15 +129,26 @@ class Replay:
         """Take what the log holds now as the start of this replay."""
         self._written_before = self._written()
 
+    def _wait_for_shadow(self, patience: float = 1.0) -> None:
+        """Return when the shadow has scored what was answered beside it, or has been withdrawn."""
+        until = time.monotonic() + patience
+        unseen = 'step="1"'
+        while self.shadowed:
+            counts = self._metrics()
+            answered = _sum(counts, "plinth_rollout_requests_total", 'arm="serving"', unseen)
+            scored = _sum(counts, "plinth_rollout_requests_total", 'arm="shadow"', unseen)
+            if scored + _sum(counts, "plinth_shadow_dropped_total") >= answered:
+                return
+            self.shadowed = time.monotonic() < until
+
     def _written(self) -> int:
+        return int(_sum(self._metrics(), "plinth_inference_log_written_total"))
+
+    def _metrics(self) -> list[str]:
         try:
-            answer = self._client.get("/metrics")
+            return self._client.get("/metrics").text.splitlines()
         except httpx.HTTPError as error:
             raise self._away(error) from error
-        for line in answer.text.splitlines():
-            if line.startswith("plinth_inference_log_written_total"):
-                return int(float(line.rsplit(" ", 1)[1]))
-        return 0
 
     def _flights(self, day: date) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = self._db.execute(_DUE, [midnight(day), midnight(day + timedelta(days=1))]).fetchall()
@@ -179,3 +196,12 @@ class Replay:
             pq.write_table(table, partial)
             partial.rename(self._labels / f"{day}.parquet")
             self.totals.labels += table.num_rows
+
+
+def _sum(lines: list[str], name: str, *labels: str) -> float:
+    """The values of a metric's series that carry these labels, added up."""
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith(name) and all(label in line for label in labels)
+    )

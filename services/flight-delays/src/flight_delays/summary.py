@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flight_delays.request import midnight
+from flight_delays.rolling import as_json
 from flight_delays.steps_data import Joined, load_frame
 from flight_delays.training import Baseline, Window
 from plinth.governance.code import code_ref
@@ -48,6 +49,7 @@ def build(platform: Platform, product: Product, story: Story, log: Labelled, unt
     periods = performance.by_month(log)
     releases = _releases(platform, story)
     rows = _lake_rows(folder)
+    promoted = {told.release for told in story.rollouts if told.phase == "done"}
     back = next((switch.digest for switch in story.switches if switch.kind == "rolled back"), None)
     return {
         "product": product.name,
@@ -80,16 +82,18 @@ def build(platform: Platform, product: Product, story: Story, log: Labelled, unt
                 "day": retraining.day.isoformat(),
                 "reason": retraining.reason,
                 "release": retraining.outcome.release,
-                "promoted": retraining.promoted,
+                "promoted": retraining.outcome.release in promoted,
                 "failed_gates": list(retraining.outcome.failed_gates),
                 "log_loss_difference": retraining.outcome.metrics.get("log_loss_difference"),
             }
             for retraining in story.retrained
         ],
+        "rollouts": [as_json(told) for told in story.rollouts],
         "gain": _gain(platform, story, frame, log, until),
         "releases": releases,
         "rolled_back_to": back,
         "switches": [asdict(switch) for switch in story.switches],
+        "drill": story.drill,
         "steps_skipped_as_unchanged": story.cached_steps,
         "seconds": {**story.seconds, "total": round(sum(story.seconds.values()), 1)},
         "peak_rss_mb": story.peak_rss_mb,
@@ -170,8 +174,8 @@ def _releases(platform: Platform, story: Story) -> list[dict[str, Any]]:
 
 
 def _gain(platform: Platform, story: Story, frame: TrainingFrame, log: Labelled, until: date) -> dict[str, Any] | None:
-    """What served after the first promotion of a retrained release, against the first release on the same flights."""
-    days = [retraining.day for retraining in story.retrained if retraining.promoted]
+    """What served since a retrained release answered everything, against the first release on the same flights."""
+    days = [told.ended for told in story.rollouts if told.phase == "done" and told.ended is not None]
     end = until - LATE_LABELS
     if not days or story.first is None or days[0] >= end:
         return None
@@ -207,8 +211,14 @@ def render(console: Console, platform: Platform, summary: dict[str, Any], path: 
         f"{summary['predictions']:,} predictions over HTTP, {summary['labels']:,} late labels"
     )
     console.print(_months_table(summary))
+    outcomes = {told["release"]: told for told in summary["rollouts"]}
     for retraining in summary["retrained"]:
-        verdict = "promoted" if retraining["promoted"] else f"refused by {', '.join(retraining['failed_gates'])}"
+        told = outcomes.get(retraining["release"])
+        verdict = (
+            f"refused by {', '.join(retraining['failed_gates'])}"
+            if told is None
+            else f"rolled out from then to {told['ended']}: {told['phase']}"
+        )
         console.print(f"{retraining['day']}  retrained: {verdict}\n            {retraining['reason']}", highlight=False)
     gain = summary["gain"]
     if gain:
@@ -223,6 +233,15 @@ def render(console: Console, platform: Platform, summary: dict[str, Any], path: 
         console.print(
             f"{switch['kind']} to {switch['digest'][:12]} in {switch['seconds']:.2f} s, {switch['failed']} of "
             f"{switch['requests']} requests failed",
+            highlight=False,
+        )
+    drilled = summary["drill"]
+    if drilled:
+        recovered = drilled["seconds_to_recover"]
+        console.print(
+            f"drill {drilled['fault']}: "
+            + (f"recovered after {recovered:.1f} s" if recovered is not None else "NOT recovered")
+            + f", {drilled['requests_harmed']} of {drilled['requests_total']} requests harmed",
             highlight=False,
         )
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items())

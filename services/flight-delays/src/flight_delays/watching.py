@@ -85,10 +85,10 @@ class Watch:
         point = performance.calibration_at(log.labelled(now), end, days, bounds.minimum_labels)
         return trigger(self._events, self._product.name, Signals(calibration=point), bounds, now)
 
-    def month(self, start: date, end: date) -> tuple[Assessment | None, Decision | None]:
+    def month(self, start: date, end: date, *, quiet: bool = False) -> tuple[Assessment | None, Decision | None]:
         """What serves at the end of a month, over its own traffic of [start, end): drift, and what that triggers.
 
-        None without a serving release, or when it has answered nothing yet.
+        None without a serving release, or when it has answered nothing yet; no decision where it has to be `quiet`.
         """
         serving = self._platform.ledger.current(self._product.name)
         if serving is None:
@@ -97,6 +97,8 @@ class Watch:
             seen = self.assess(serving.digest, start, end)
         except NotFound:
             return None, None
+        if quiet:
+            return seen, None
         now = midnight(end)
         signals = Signals(drift=seen.drift)
         return seen, trigger(self._events, self._product.name, signals, self._product.monitoring, now)
