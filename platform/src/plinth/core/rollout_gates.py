@@ -404,12 +404,11 @@ def _quality(gate: Quality, view: _View) -> _Said:
 
 def _outcomes(found: object) -> Outcomes:
     """Sound outcomes, or none."""
-    if not isinstance(found, Outcomes) or len(found.score) != len(found.label):
+    if not isinstance(found, Outcomes) or not isinstance(found.score, tuple) or not isinstance(found.label, tuple):
         return Outcomes()
-    score, label = np.asarray(found.score, dtype=np.float64), np.asarray(found.label)
-    if not np.isfinite(score).all() or not np.isin(label, (0, 1)).all():
-        return Outcomes()
-    return found
+    sound_scores = set(map(type, found.score)) <= {float, int, np.float64} and all(map(math.isfinite, found.score))
+    sound_labels = set(map(type, found.label)) <= {int, np.int64} and set(found.label) <= {0, 1}
+    return found if sound_scores and sound_labels and len(found.score) == len(found.label) else Outcomes()
 
 
 def _drift(gate: Drift, evidence: Evidence) -> _Said:
