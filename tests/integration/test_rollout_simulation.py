@@ -1,6 +1,6 @@
 """Rollouts in simulated time: the real gates and state machine, traffic drawn from recorded latencies and scores.
 
-20 requests a second, judged every second (every fifth in rollouts that wait for labels). A/A rollouts say how often a
+20 requests a second, judged every second (every tenth in rollouts that wait for labels). A/A rollouts say how often a
 harmless candidate is rolled back; seeded regressions say whether a harmful one ever gets all traffic. Another seed:
 PLINTH_SIMULATION_SEED=7 pytest tests/integration/test_rollout_simulation.py -s
 """
@@ -35,9 +35,11 @@ LATENCY_EDGES, SCORE_EDGES = np.array(LATENCY_BOUNDS), np.array(SCORE_BOUNDS)
 
 
 def product(**rollout):
-    """The reference product with a tier 3 path: 10%, 50%, all, a minute each at least, ten minutes of patience."""
+    """The reference product with tier 3's gates and steps: 10%, 50%, all. Each takes 20 s at least instead of a minute:
+    a regression has less time to be found, and the test takes less time, too.
+    """
     document = yaml.safe_load((ROOT / "services" / "flight-delays" / "product.yaml").read_text())
-    return Product.model_validate(document | {"tier": 3, "rollout": rollout})
+    return Product.model_validate(document | {"tier": 3, "rollout": {"bake": "20s"} | rollout})
 
 
 def with_quality_required():
@@ -48,7 +50,7 @@ def with_quality_required():
 
 def draw(dice, quantiles, n):
     """n values of the recorded distribution."""
-    return np.interp(dice.random(n), np.linspace(0, 1, len(quantiles)), quantiles)
+    return np.interp(dice.random(n) * (len(quantiles) - 1), np.arange(len(quantiles)), quantiles)
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,13 @@ class Traffic:
     scored: dict = field(default_factory=lambda: {"serving": ([], []), "candidate": ([], [])})
     sent: int = 0
 
-    def second(self, way, fault):
-        """Send one second's requests along a route; every request is an entity of its own."""
-        self.sent += RATE
-        to_candidate = np.array(way.to_candidate(f"flight-{number}" for number in range(self.sent - RATE, self.sent)))
-        for arm, n in (("candidate", int(to_candidate.sum())), ("serving", int((~to_candidate).sum()))):
-            self.answer(way.step, arm, n, fault if arm == "candidate" else HEALTHY)
+    def send(self, way, fault, seconds):
+        """Some seconds' requests along a route; every request is an entity of its own."""
+        ids = (f"flight-{number}" for number in range(self.sent, self.sent + RATE * seconds))
+        self.sent += RATE * seconds
+        mine = sum(way.to_candidate(ids))
+        self.answer(way.step, "candidate", mine, fault)
+        self.answer(way.step, "serving", RATE * seconds - mine, HEALTHY)
         self.history.append({key: count.copy() for key, count in self.counts.items()})
 
     def answer(self, step, arm, n, fault):
@@ -114,9 +117,12 @@ class Traffic:
         return tuple(cells)
 
     def evidence(self, lengths):
-        """Everything the gates look at."""
+        """Everything the gates look at; windows have these lengths in ticks."""
         every, now = self.cells(), len(self.history)
-        seen = {length: self.cells(self.history[now - length - 1]) if length < now else every for length in lengths}
+        seen = {
+            length: self.cells(self.history[now - ticks - 1]) if ticks < now else every
+            for length, ticks in lengths.items()
+        }
         outcomes = None
         if self.labelled:
             outcomes = {arm: Outcomes(tuple(score), tuple(map(int, y))) for arm, (score, y) in self.scored.items()}
@@ -127,13 +133,12 @@ def roll_out(product, fault, number, *, every=1):
     """One rollout. Returns its last state, the seconds it took and why it ended."""
     plan = make_plan(product)
     traffic = Traffic(np.random.default_rng([SEED, number]), labelled=every > 1)
-    state, lengths, points, why = first_state(plan), windows(plan), 0, ""
-    for second in range(1, LONGEST + 1):
+    state, points, why = first_state(plan), 0, ""
+    lengths = {length: length // every for length in windows(plan)}
+    for _ in range(LONGEST // every):
         way = route(plan, state, generation=number + 1, serving="s", candidate="c")
-        traffic.second(way, fault)
-        points += RATE
-        if second % every:
-            continue
+        traffic.send(way, fault, every)
+        points += RATE * every
         verdicts = judge(plan, state, traffic.evidence(lengths), product)
         after, why = advance(plan, state, Tick(float(every), True, verdicts, points)).state, ""
         if (after.stage, after.phase) != (state.stage, state.phase):
@@ -144,7 +149,7 @@ def roll_out(product, fault, number, *, every=1):
         state = after
         if state.phase in ("promoting", "aborting", "paused"):
             break
-    return state, second, why
+    return state, len(traffic.history) * every, why
 
 
 def roll_out_all(name, product, fault, numbers, **options):
@@ -180,8 +185,8 @@ def noise_for(loss):
 
 
 def test_harmless_candidates_are_hardly_ever_rolled_back():
-    ended = roll_out_all("A/A", product(), HEALTHY, range(100))
-    ended += roll_out_all("A/A with labels", with_quality_required(), HEALTHY, range(100, 200), every=5)
+    ended = roll_out_all("A/A", product(), HEALTHY, range(180))
+    ended += roll_out_all("A/A with labels", with_quality_required(), HEALTHY, range(180, 200), every=10)
     phases = Counter(state.phase for state, _, _ in ended)
     assert phases["aborting"] <= 0.05 * len(ended)
     # A gate that stops everything would reach the numbers below as well.
@@ -205,7 +210,7 @@ def test_no_regression_reaches_all_traffic(name, fault):
 
 def test_no_worse_model_reaches_all_traffic_where_quality_is_required():
     fault = Fault(noise=noise_for(0.05))
-    ended = roll_out_all("AUC -0.05", with_quality_required(), fault, range(2000, 2050), every=5)
+    ended = roll_out_all("AUC -0.05", with_quality_required(), fault, range(2000, 2050), every=10)
     assert all(state.phase in ("aborting", "paused") for state, _, _ in ended)
     assert all(state.stage < 2 for state, _, _ in ended)
     assert Counter(state.phase for state, _, _ in ended)["aborting"] >= 45
