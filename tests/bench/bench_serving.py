@@ -3,7 +3,8 @@
 Ours answers by entity keys: it reads seven feature views online, assembles the vector, scores, logs the prediction,
 counts, writes a log line and samples traces (1%) towards an OTLP sink. The peers get the finished vector: the same ONNX
 model behind bare BentoML (its own `@bentoml.api`, defaults), behind `mlflow models serve`, and behind Starlette with
-nothing else, the floor. A second process of ours shows the noise (A/A).
+nothing else, the floor. A second process of ours shows the noise (A/A). And ours against ours: what a rollout costs,
+with the same model as serving release and as candidate that answers half of the entities, or scores as a shadow.
 
 Interleaved rounds; servers pinned to one core, the load generator and the sink to another where there are two. Latency:
 one connection, request after request. Throughput: eight connections. CPU: seconds of the server's processes over the
@@ -13,6 +14,7 @@ throughput phase, a request. Every answer is compared with ours before anything 
 import asyncio
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -167,8 +169,25 @@ def save_for_mlflow(folder):
     mlflow.onnx.save_model(onnx.load(folder / "model.onnx"), folder / "mlflow_model")
 
 
+def our_environment(folder, sink):
+    """What a service of ours is started with: everything on."""
+    return {
+        "PLINTH_STATE": str(folder), "PLINTH_HOME": str(synthetic.HOME), "PLINTH_TRACES": "true",
+        "PLINTH_TRACE_SAMPLE": "0.01", "PLINTH_MLFLOW_PORT": str(sink.port),
+    }  # fmt: skip
+
+
+SERVE = [sys.executable, "-m", "flight_delays.service", "--port", "{port}"]
+
+
+def read_ours(answer):
+    """The probability in an answer of ours."""
+    return answer["predictions"][0]["probability"]
+
+
 def start_all(folder):
     """Every server, in the order of the rounds."""
+    save_for_mlflow(folder)
     flights = synthetic.flights(FLIGHTS)
     rows = vectors(folder, flights)
     keyed = [{"flights": [synthetic.as_json(flight)]} for flight in flights]
@@ -176,20 +195,13 @@ def start_all(folder):
     inputs = [{"inputs": [[float(x) for x in row]]} for row in rows]
     python, peers = sys.executable, HERE / "serving_peers.py"
     sink = Server("sink", [python, peers, "sink", "{port}"], [], None, core=1)
-    ours = {
-        "PLINTH_STATE": str(folder), "PLINTH_HOME": str(synthetic.HOME), "PLINTH_TRACES": "true",
-        "PLINTH_TRACE_SAMPLE": "0.01", "PLINTH_MLFLOW_PORT": str(sink.port),
-    }  # fmt: skip
-    serve = [python, "-m", "flight_delays.service", "--port", "{port}"]
+    ours = our_environment(folder, sink)
     model = folder / "model.onnx"
     mlflow = [Path(python).with_name("mlflow"), "models", "serve", "-m", folder / "mlflow_model", "-p", "{port}"]
 
-    def read_ours(answer):
-        return answer["predictions"][0]["probability"]
-
     return sink, [
-        Server("plinth", serve, keyed, read_ours, environment=ours),
-        Server("plinth again", serve, keyed, read_ours, environment=ours),
+        Server("plinth", SERVE, keyed, read_ours, environment=ours),
+        Server("plinth again", SERVE, keyed, read_ours, environment=ours),
         Server("bentoml", [python, peers, "bentoml", "{port}", model], plain, lambda answer: answer[0]),
         Server("floor", [python, peers, "floor", "{port}", model], plain, lambda answer: answer[0]),
         Server(
@@ -215,14 +227,30 @@ async def rounds(servers, count):
     return {name: np.array(values) for name, values in samples.items()}
 
 
-def measure(count=ROUNDS):
+def start_rollouts(folder):
+    """One release alone, twice, and the same model twice with a canary of 50% and with a shadow."""
+    keyed = [{"flights": [synthetic.as_json(flight)]} for flight in synthetic.flights(FLIGHTS)]
+    sink = Server("sink", [sys.executable, HERE / "serving_peers.py", "sink", "{port}"], [], None, core=1)
+    servers = []
+    for name, percent in (("plinth", None), ("plinth again", None), ("canary", 50), ("shadow", 0)):
+        state = folder.parent / name
+        shutil.copytree(folder, state)
+        if percent is not None:
+            settings = synthetic.Settings(state=state)
+            candidate = synthetic.register(settings, (folder / "model.onnx").read_bytes(), number=2)
+            synthetic.start_rollout(settings, candidate, percent)
+        servers.append(Server(name, SERVE, keyed, read_ours, environment=our_environment(state, sink)))
+    return sink, servers
+
+
+def measure(start, count=ROUNDS):
     """Everything, from an empty folder: server name to its rounds [count, 4], and resident memory in MiB."""
     pin(0, 1)
     with tempfile.TemporaryDirectory(prefix="plinth-bench-") as name:
-        folder = Path(name)
+        folder = Path(name) / "state"
+        folder.mkdir()
         synthetic.fill(folder)
-        save_for_mlflow(folder)
-        sink, servers = start_all(folder)
+        sink, servers = start(folder)
         try:
             found = asyncio.run(rounds(servers, count))
             memory = {server.name: server.rss() for server in servers}
@@ -251,7 +279,7 @@ def table(found, memory):
 
 def run(count=ROUNDS):
     """Targets 1 and 2: one line a target, with what was reached. Ratios are medians of the rounds' ratios."""
-    found, memory = measure(count)
+    found, memory = measure(start_all, count)
     print(table(found, memory))
 
     def line(target, measure, column, peer, bound, reached, floor=None, why=""):
@@ -295,7 +323,30 @@ def run(count=ROUNDS):
             why=uses_more_cores,
         ),
         line(2, "CPU a request against mlflow models serve", CPU, "mlflow", "<= 0.35x", lambda r: r <= 0.35, "floor"),
+        run_rollouts(count),
     ]
+
+
+def run_rollouts(count=ROUNDS):
+    """What a rollout costs: one line, a canary's p50 against serving one release, with a shadow's in the note."""
+    found, memory = measure(start_rollouts, count)
+    print(table(found, memory))
+
+    def ratio(name, column):
+        return statistics.median(found[name][:, column] / found["plinth"][:, column])
+
+    reached = ratio("canary", P50)
+    scale, unit = COLUMNS[P50][1:]
+    return {
+        "target": 0, "measure": "router: predict p50 in a 50% canary against serving one release", "unit": unit,
+        "peer": float(np.median(found["plinth"][:, P50]) * scale),
+        "ours": float(np.median(found["canary"][:, P50]) * scale),
+        "floor": None, "ratio": float(reached), "bound": "<= 1.05x", "reached": bool(reached <= 1.05),
+        "note": (
+            f"A/A {ratio('plinth again', P50):.2f}x; CPU a request {ratio('canary', CPU):.2f}x; in a shadow p50 "
+            f"{ratio('shadow', P50):.2f}x, CPU a request {ratio('shadow', CPU):.2f}x"
+        ),
+    }  # fmt: skip
 
 
 def main():

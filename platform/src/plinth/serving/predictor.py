@@ -102,7 +102,10 @@ class Predictor:
         took = time.perf_counter() - answering
         now = time.time_ns()
         marks.append(("answer", now))
-        self._log(request_id, routing, shares, flags, (now - started) / 1e6, now / 1e9, took)
+        # Scheduled calls come after this turn of the loop, in which the answer is sent.
+        asyncio.get_running_loop().call_soon(
+            self._log, request_id, routing, shares, flags, (now - started) / 1e6, now / 1e9, took
+        )
         return answer
 
     def close(self) -> None:
@@ -241,8 +244,7 @@ class Predictor:
             defaulted = sum(1 for row in why if row)
             self._record(request_id, routing, share, 200, answered, scored.seconds + answering, defaulted)
             if routing.route.shadow and share.arm == "serving":
-                # When this request's answer is on its way: the scheduled call comes after this turn of the loop.
-                asyncio.get_running_loop().call_soon(self.shadow.offer, routing, request_id, instances)
+                self.shadow.offer(routing, request_id, instances)
 
     def _log_failure(self, request_id: str, routing: Routing, shares: list[Share], seconds: float) -> None:
         answered = time.time()
