@@ -24,6 +24,8 @@ import http.client
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import sqlite3
 import sys
@@ -52,6 +54,7 @@ from plinth.core.rollouts import ENDED, Plan, Stage
 from plinth.errors import Conflict, NotFound, PlinthError, RefusedByPolicy
 from plinth.ledger.leases import Candidate
 from plinth.ledger.rollouts import Rollouts
+from plinth.models.mlflow import MlflowRegistry
 from plinth.models.port import Training
 from plinth.pipelines.port import PipelineContext
 from plinth.pipelines.step import step
@@ -143,19 +146,34 @@ def recorded_evidence(rollout):
     return Evidence(cells=tuple(cells))
 
 
-def run_controller(environment, log, interval=0.1):
-    """`python -m plinth.runtime.controller`, with quick lease times and recorded evidence."""
+def run_controller(environment, log, evidence="recorded", quick=True):
+    """`python -m plinth.runtime.controller`, by default with quick lease times and recorded evidence.
+
+    Where `evidence` is the path of a file that exists, this process stops (SIGSTOP) while it gathers evidence, once.
+    """
     become(environment, log)
-    quicken_controller()
+    if quick:
+        moves.RENEW_SECONDS, moves.TRUST_SECONDS, moves.SAVE_SECONDS, moves.LONGEST_WAIT = 0.2, 0.9, 0.1, 2.0
+        controller_process.Candidate = partial(Candidate, patience=1.5)
+    if evidence != "real":
+        controller_process.Collector = lambda *_, **__: recorded_evidence
+
+    def stop_and_record(rollout):
+        if Path(evidence).exists():
+            Path(evidence).unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return recorded_evidence(rollout)
+
+    if evidence not in {"real", "recorded"}:
+        controller_process.Collector = lambda *_, **__: stop_and_record
     platform = Platform.from_settings()
     logs.configure("controller", "INFO")
-    controller_process.run(platform, interval=interval)
+    controller_process.run(platform, interval=0.1)
 
 
-def quicken_controller():
-    moves.RENEW_SECONDS, moves.TRUST_SECONDS, moves.SAVE_SECONDS, moves.LONGEST_WAIT = 0.2, 0.9, 0.1, 2.0
-    controller_process.Candidate = partial(Candidate, patience=1.5)
-    controller_process.Collector = lambda *_, **__: recorded_evidence
+def make_registry(path):
+    """An empty MLflow database with every table, which takes MLflow seconds to make."""
+    MlflowRegistry(f"sqlite:///{path}", Path(path).parent / "artifacts").versions()
 
 
 def run_service(environment, log, port):
@@ -246,6 +264,26 @@ def run_pipeline(environment, log, seed, count=10**9):
         time.sleep(0.2)
 
 
+@step(version="1", cache=False)
+def grow(context: PipelineContext[Platform]) -> int:
+    """More memory than there is."""
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+    return len(np.ones((1 << 14, 1 << 14)))
+
+
+def make_too_much(context: PipelineContext[Platform], seed: int) -> str:
+    """The pipeline, with a step that runs out of memory in the middle."""
+    path = train(context, seed)
+    grow(context)
+    return register(context, path, log_model(context, path), seed)
+
+
+def run_starving_pipeline(environment, log, seed):
+    """One run that runs out of memory."""
+    become(environment, log)
+    Platform.from_settings().runner(PRODUCT, inline=True).run(make_too_much, {"seed": seed})
+
+
 def run_operator(environment, log, op, actor, seed):
     """One command of one person; says what came of it."""
     become(environment, log)
@@ -299,12 +337,14 @@ class Being:
         self.process = None
         self.fate, self.until = "", float("inf")
 
-    def born(self, *, calm):
+    def born(self, *, calm, failpoint=""):
         dice = random.Random(f"{self.world.seed}/{self.name}/{self.lives}")
         self.lives += 1
         self.fate, self.until = "", float("inf")
         low, high = LIVES[self.role]
-        if not calm:
+        if failpoint:
+            self.fate = failpoint
+        elif not calm:
             self.fate = dice.choice(self.failpoints) if dice.random() < PLANNED[self.role] else "random"
             self.until = time.monotonic() + (high if self.fate != "random" else dice.uniform(low, high))
         arguments = [dice.getrandbits(31) if item is SEED else item for item in self.arguments]
@@ -361,6 +401,7 @@ class World:
         self.context = fork_context(PRELOAD)
         self.kills, self.answers, self.convergence, self.operators = Counter(), Counter(), [], []
         self.decisions = 0
+        self.overrides = {}  # environment by process
         self.body = json.dumps({"flights": [synthetic.as_json(synthetic.flights(1)[0])]})
         self.beings = [
             Being(self, "controller-1", run_controller),
@@ -375,7 +416,8 @@ class World:
         return sum(count for (role, _), count in self.kills.items() if role != "operator")
 
     def start(self, target, arguments, name, failpoint=""):
-        environment = {**self.environment, "PLINTH_FAILPOINT": f"{failpoint}:kill" if failpoint else ""}
+        environment = {**self.environment, **self.overrides.get(name, {})}
+        environment |= {"PLINTH_FAILPOINT": f"{failpoint}:kill" if failpoint else ""}
         log = str(self.folder / "logs" / f"{name}.log")
         process = self.context.Process(target=target, args=(environment, log, *arguments), daemon=True)
         process.start()
@@ -385,8 +427,15 @@ class World:
         path = self.folder / "logs" / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
-    def set_up(self):
-        """The online store, two releases and a first promotion."""
+    def being(self, name):
+        """One of the processes that are started again when they end."""
+        return next(being for being in self.beings if being.name == name)
+
+    def set_up(self, registry=None):
+        """The online store, three releases and a first promotion; `registry` is an empty MLflow database."""
+        if registry is not None:
+            (self.folder / "mlflow").mkdir()
+            shutil.copy(registry, self.folder / "mlflow" / "mlflow.db")
         synthetic.write_online_store(self.settings.product_dir(PRODUCT) / "online" / "online.db", synthetic.flights(5))
         process = self.start(run_pipeline, (self.seed, 3), "setup")
         process.join(120)
@@ -429,7 +478,7 @@ class World:
         self.converge()
         self.look()
 
-    def decide(self, *, calm, op=None):
+    def decide(self, *, calm, op=None, failpoint=""):
         if op is None:
             running = self.rollouts.active(PRODUCT) is not None
             weights = (1, 1, 1, 1, 4, 4) if running else (10, 3, 2, 1, 1, 1)
@@ -440,9 +489,17 @@ class World:
         if not calm and self.dice.random() < 0.5:  # the other half decides undisturbed
             operator.born(calm=False)
         else:
-            operator.born(calm=True)
+            operator.born(calm=True, failpoint=failpoint)
         self.operators.append(operator)
         return operator
+
+    def command(self, op, failpoint=""):
+        """Have somebody do something now: what they were told, or None when they were killed at the failpoint."""
+        operator = self.decide(calm=True, op=op, failpoint=failpoint)
+        operator.process.join(60)
+        self.operators.remove(operator)
+        told = [item for item in self.acknowledged() if item.get("actor") == f"person-{self.decisions}"]
+        return told[-1] if told else None
 
     def ask(self):
         """One prediction, if the service is up. What answers has to be a release that was to answer."""
