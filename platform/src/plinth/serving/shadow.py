@@ -1,8 +1,8 @@
 """The shadow: a candidate scores what the serving release answered, off the response path, and never answers.
 
-One thread with its own feature reader takes requests from a bounded queue, one at a time; when the queue is full they
-are dropped and counted. The thread shares the interpreter with the event loop, so its service times run a little above
-those of an answering release.
+One thread with its own feature reader takes requests from a bounded queue; when the queue is full they are dropped and
+counted. The thread shares the interpreter with the event loop: under load it gathers what arrives within a moment into
+one run, so that it takes little of the loop's time. The service times of a shadow are therefore nobody's latency.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plinth.errors import Unavailable
+from plinth.serving.batching import merge
 from plinth.serving.deadline import Deadline
 from plinth.serving.port import Instances, Observer, ServedProduct
 from plinth.serving.releases import LoadedRelease, ReleaseHolder, Routing, check_finite
@@ -24,6 +25,12 @@ from plinth.serving.requests import NO_SCORES, RequestLog, RequestRecord
 
 CAPACITY = 256
 """Requests that may wait."""
+
+GATHER_SECONDS = 0.02
+"""How long it waits for others after the first request."""
+
+GATHER_ROWS = 64
+"""Rows of one shared run: the loop waits while their vectors are made. A larger request runs by itself."""
 
 LOCKED_SECONDS = 1.5
 """How long a locked online store is tried again."""
@@ -87,41 +94,62 @@ class Shadow:
             self._queue.put(_Waiting(routing, request_id, instances))
 
     def _work(self) -> None:
-        while (waiting := self._queue.get()) is not None:
-            if self._capacity:
-                self._take(waiting)
-            del waiting  # or it would hold a release in memory until the next one comes
+        while (first := self._queue.get()) is not None:
+            time.sleep(GATHER_SECONDS)
+            for run in _runs([first, *self._gathered()]):
+                if self._capacity:
+                    self._take(run)
+            del first, run  # or they would hold a release in memory until the next request comes
 
-    def _take(self, waiting: _Waiting) -> None:
-        routing, now = waiting.routing, self._releases.routing
+    def _gathered(self) -> list[_Waiting]:
+        found: list[_Waiting] = []
+        while not self._queue.empty():
+            waiting = self._queue.get()
+            if waiting is None:
+                self._queue.put(None)
+                break
+            found.append(waiting)
+        return found
+
+    def _take(self, run: list[_Waiting]) -> None:
+        """Score requests of one routing; one that fails fails alone."""
+        routing, now = run[0].routing, self._releases.routing
         candidate = routing.candidate
         if candidate is None or now is None or now.candidate is not candidate:
             return
         delay, deadline = 0.02, time.monotonic() + LOCKED_SECONDS
         while True:
-            scores, code, defaulted = NO_SCORES, 500, 0
             started = time.perf_counter()
             try:
-                scores, defaulted = self._score(candidate, waiting.instances)
-                code = 200
+                scores, status = self._score(candidate, run)
             except Unavailable:
                 if time.monotonic() + delay > deadline:
-                    self.dropped += 1  # the store's trouble is no evidence about the candidate
+                    self.dropped += len(run)  # the store's trouble is no evidence about the candidate
                     return
                 time.sleep(delay)
                 delay = min(delay * 2, 0.2)
-                continue
             except Exception as error:  # noqa: BLE001  (whatever a candidate does is evidence, and the thread lives)
+                if len(run) > 1:
+                    for waiting in run:
+                        self._take([waiting])
+                    return
                 self._say(f"{type(error).__name__}: {error}", candidate)
-            self._record(waiting, candidate, code, time.perf_counter() - started, defaulted, scores)
-            return
+                self._record(run[0], candidate, 500, time.perf_counter() - started, 0, NO_SCORES)
+                return
+            else:
+                break
+        seconds, start = time.perf_counter() - started, 0
+        for waiting in run:
+            rows = slice(start, start := start + len(waiting.instances.entity_ids))
+            self._record(waiting, candidate, 200, seconds, int(status[rows].any(axis=1).sum()), scores[rows])
 
-    def _score(self, candidate: LoadedRelease, instances: Instances) -> tuple[NDArray[np.float64], int]:
-        """Scores [n], and how many rows some view had no fresh value for."""
+    def _score(self, candidate: LoadedRelease, run: list[_Waiting]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+        """Scores [n] and the views' status [n, views]."""
+        instances = run[0].instances if len(run) == 1 else merge([waiting.instances for waiting in run])
         block = candidate.reader().read(instances.keys, instances.at)
         scores = self._deadline.score(candidate.scorer, self._product.assemble(instances, block.values))
         check_finite(scores, candidate)
-        return scores, int(block.status.any(axis=1).sum())
+        return scores, block.status
 
     def _record(
         self,
@@ -149,3 +177,16 @@ class Shadow:
         if reason != self._said:
             self._said = reason
             self._observer.event("the shadow failed", logging.WARNING, release=candidate.digest, reason=reason)
+
+
+def _runs(waiting: list[_Waiting]) -> list[list[_Waiting]]:
+    """What may run together: of the same routing, and not too many rows."""
+    runs: list[list[_Waiting]] = []
+    rows = 0
+    for one in waiting:
+        rows += len(one.instances.entity_ids)
+        if not runs or runs[-1][0].routing is not one.routing or rows > GATHER_ROWS:
+            runs.append([])
+            rows = len(one.instances.entity_ids)
+        runs[-1].append(one)
+    return runs
