@@ -181,7 +181,7 @@ def _line(entry: AuditEntry) -> str:
     told = " ".join(f"{key}={_value(value)}" for key, value in entry.payload.items())
     subject = _value(entry.subject)
     return printable(
-        f"{entry.seq:>6} {entry.at[:19].replace('T', ' ')} {entry.actor:<12} {entry.action:<20} {subject}  {told}"
+        f"{entry.seq:>6} {entry.at[:19].replace('T', ' ')} {entry.actor:<12} {entry.action:<22} {subject}  {told}"
     )
 
 

@@ -49,11 +49,6 @@ COMMANDS = {
         "Retire old releases and delete artefacts that none needs; says what it would do, until --apply.",
     ),
     "audit": ("audit", "The audit log, a hash chain over every decision and effect: tail, verify, export."),
-    "fsck": ("fsck", "Check every invariant across ledger, artefacts, registry, features, services and logs."),
-    "gc": (
-        "fsck",
-        "Retire old releases and delete artefacts that none needs; says what it would do, until --apply.",
-    ),
     "demo": ("demo", "Run a product's story: train, serve, watch, retrain, release, roll back."),
 }
 MODULES = tuple(dict.fromkeys(module for module, _ in COMMANDS.values()))

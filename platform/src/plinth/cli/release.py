@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from plinth.cli.output import Output
     from plinth.ledger.store import Serving
 
-WAITING = "note: the registry's alias does not follow yet; the controller, or the next promote or rollback, sets it"
+WAITING = "note: the registry's alias follows when the controller, or the next promote or rollback, sets it"
 
 
 def register(groups: Groups) -> None:

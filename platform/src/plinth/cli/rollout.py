@@ -118,7 +118,7 @@ def start(args: Namespace, out: Output) -> None:
     if rollout.state.phase == "waiting":
         needed = rollout.plan.approvals
         out.text(f"it waits for {needed} approval{'s' * (needed > 1)}: plinth approve {product.name} {args.to}")
-    _warn_where_nothing_runs(platform, out)
+    _warn_where_nobody_acts(platform, product.name, out)
     out.text(f"watch it with: plinth rollout status {product.name} --watch")
 
 
@@ -197,11 +197,15 @@ def _stop(kind: str, percent: int) -> str:
     return {"shadow": "shadow", "full": "all"}.get(kind, f"{percent}%")
 
 
-def _warn_where_nothing_runs(platform: Platform, out: Output) -> None:
-    from plinth.runtime import embedded
+def _warn_where_nobody_acts(platform: Platform, product: str, out: Output) -> None:
+    """A lease that nobody holds is sure; one that is held may be a dead controller's, which `status` notices later."""
+    from plinth.ledger.leases import sign_of_life
+    from plinth.rollouts.projection import LEASE
 
-    if not embedded.running(platform):
-        out.note("note: the platform does not run here: the rollout moves when `plinth up` or `plinth controller` does")
+    if sign_of_life(platform.ledger, LEASE) is None:
+        out.note("note: no controller runs: the rollout moves when `plinth up` or `plinth controller` does")
+    if all(seen.route is None for seen in platform.backend.observe(product)):
+        out.note(f"note: the service of {product} does not answer: without traffic there is no evidence (`plinth up`)")
 
 
 # Looking ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from plinth.cli import rollout_view
 from plinth.cli.main import main
 from plinth.core.rollouts import RolloutVerdict, State
 from plinth.errors import Unavailable
+from plinth.ledger.leases import Candidate
 from plinth.models.memory import MemoryRegistry
+from plinth.rollouts.projection import LEASE
 from plinth.serving.memory_backend import MemoryBackend
 from plinth.wiring import Platform
 
@@ -110,10 +112,17 @@ def test_a_rollout_starts_with_what_the_command_line_says(run, platform, digests
     assert code == 0
     assert "1% -> 10% -> all" in out
     assert "plinth rollout status flight-delays --watch" in out
-    assert "the platform does not run here" in err
+    assert "no controller runs" in err
+    assert "the service of flight-delays does not answer" in err
     rollout = platform.rollouts.active(NAME)
     assert (rollout.started_by, rollout.reason, rollout.candidate) == ("sam", "better", digests[2])
     assert [stage.bake for stage in rollout.plan.stages] == [60.0, 60.0, 60.0]
+
+
+def test_start_warns_of_nothing_where_service_and_controller_run(run, platform, backend, digests):
+    assert Candidate(platform.ledger, LEASE, "a controller").hold()
+    backend.apply(NAME, platform.rollouts.route(NAME))
+    assert run("rollout", "start", NAME, "--to", digests[2])[2] == ""
 
 
 def test_start_prints_stable_json(read, digests):
