@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import sqlite3
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +30,7 @@ from plinth.runtime.fsck import (
 )
 from plinth.serving.memory_backend import MemoryBackend
 from plinth.serving.port import Observation
-from plinth.settings import Settings
+from plinth.settings import Settings, find_home
 from plinth.wiring import Platform
 
 VIEW = {
@@ -488,3 +490,8 @@ def test_a_conflict_while_repairing_is_a_finding(platform, monkeypatch):
     monkeypatch.setattr(repair, "align", lose)
     found = check(platform, repair=True)
     assert any("no repair: the lease was taken" in finding.what for finding in found)
+
+
+def test_the_page_names_every_invariant_as_the_code_does():
+    page = (find_home(Path(__file__).parent) / "docs" / "how-to" / "check-and-repair.md").read_text()
+    assert dict(re.findall(r"^\| `([a-z.]+)` \| (.*) \|$", page, re.MULTILINE)) == INVARIANTS
