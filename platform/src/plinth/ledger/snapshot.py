@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -101,7 +102,11 @@ class Snapshot:
 
     def promotion(self, product: str, generation: int) -> Any:
         """The row of one generation, or None."""
-        return next((row for row in self.promotions.get(product, ()) if row.generation == generation), None)
+        return self._by_generation.get((product, generation))
+
+    @cached_property
+    def _by_generation(self) -> dict[tuple[str, int], Any]:
+        return {(row.product, row.generation): row for rows in self.promotions.values() for row in rows}
 
 
 def take(ledger: Ledger, *, thorough: bool = True) -> Snapshot:

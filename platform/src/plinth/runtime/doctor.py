@@ -65,7 +65,7 @@ def audit(platform: Platform) -> Iterator[Finding]:
     else:
         yield Finding(
             "audit", "error", f"the audit log was changed: entry {broken} is not what was written",
-            "find out who could write to the ledger, and restore it from a backup",
+            "plinth audit verify names it; plinth fsck shows what else is wrong",
         )  # fmt: skip
 
 
