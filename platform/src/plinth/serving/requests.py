@@ -30,7 +30,8 @@ class RequestRecord(NamedTuple):
         arm: Who scored.
         release: Its digest.
         code: HTTP status; of a shadow 200 or 500.
-        seconds: Service time: reading features, scoring and (except for a shadow) making the answer.
+        seconds: Service time: reading features, scoring and (except for a shadow) making the answer, in the run that it
+            shared; of a failure also the waiting.
         rows: Instances of the request that were this arm's, n.
         defaulted: Rows that some view had no fresh value for.
         entity_ids: [n]; empty when it failed.
