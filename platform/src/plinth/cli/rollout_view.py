@@ -83,7 +83,7 @@ def _serves(document: Document) -> str:
 
 def _step(step: Document) -> str:
     name = {"shadow": "shadow", "full": "all"}.get(step["kind"], f"{step['percent']}%")
-    return f"[{name}]" if step["state"] == "here" else f"!{name}" if step["state"] == "failed" else name
+    return f"[{name}]" if step["state"] == "here" else f"!{name}" if step["state"] == "stopped" else name
 
 
 def _time(document: Document, stage: Document) -> str:

@@ -116,7 +116,7 @@ def _place(state: State, number: int) -> str:
         return "passed"
     if number > state.stage or state.phase == "waiting":
         return "ahead"
-    return "here" if state.phase not in ENDED | {"aborting"} else "failed"
+    return "here" if state.phase not in ENDED | {"aborting"} else "stopped"
 
 
 def _stage(rollout: Rollout) -> dict[str, Any] | None:
@@ -183,7 +183,9 @@ def _next(product: Product, serving: Serving | None, rollout: Rollout | None, do
         case "waiting":
             if document["manifest_changed"]:
                 return [abort, begin.replace("DIGEST", rollout.candidate[:12])]
-            return [f"plinth approve {name} {rollout.candidate[:12]}", abort]
+            missing = rollout.plan.approvals > len(document["approvals"]["given"])
+            ask = f"plinth approve {name} {rollout.candidate[:12]}"
+            return [ask if missing else f"plinth rollout status {name} --watch", abort]
         case "paused":
             return [f"plinth rollout resume {name}", abort]
         case "promoting" | "aborting":
