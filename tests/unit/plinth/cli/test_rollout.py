@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import pty
 import re
@@ -475,6 +476,36 @@ def test_a_changed_manifest_voids_approvals_and_status_says_what_to_do(monkeypat
     assert "plinth rollout abort flight-delays" in out
     code, out, err = run("approve", NAME, digests[2])
     assert (code, "0 of 1" in out, "start it anew" in err) == (0, True, True)
+
+
+@pytest.fixture
+def root_logger():
+    """The controller sends every log line of the process to itself: put back what was there."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def test_the_controller_begins_an_approved_rollout_when_asked_to_look_once(
+    monkeypatch, run, read, critical, platform, digests, root_logger
+):
+    read("rollout", "start", NAME, "--to", digests[2])
+    assert read("controller", "--once") == {"led": True}
+    assert platform.rollouts.active(NAME).reason == "0 of 1 approvals"
+    monkeypatch.setenv("PLINTH_ACTOR", "ines")
+    read("approve", NAME, digests[2])
+    assert f"next       plinth rollout status {NAME} --watch" in run("rollout", "status", NAME)[1]
+    code, out, _ = run("controller", "--once")
+    assert (code, out) == (0, "looked at every rollout\n")
+    rollout = platform.rollouts.active(NAME)
+    assert (rollout.state.phase, rollout.reason) == ("shadow", "approved by ines")
+
+
+def test_one_controller_acts_and_the_other_says_so(run, platform, digests, root_logger):
+    assert Candidate(platform.ledger, LEASE, "another").hold()
+    assert run("controller", "--once")[:2] == (0, "another controller acts: nothing was done\n")
 
 
 def test_what_may_not_serve_cannot_be_approved(run, critical, platform, make_manifest):
