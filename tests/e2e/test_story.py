@@ -68,8 +68,10 @@ def test_what_was_served_is_as_good_as_the_backtest_said(story):
 def test_an_alarm_led_to_a_retraining_that_its_gates_judged(story):
     retrained = story.summary["retrained"]
     assert retrained
+    rolled_out = {rollout["release"]: rollout for rollout in story.summary["rollouts"]}
     for entry in retrained:
-        assert entry["promoted"] == (not entry["failed_gates"])
+        assert (entry["release"] in rolled_out) == (not entry["failed_gates"])
+        assert entry["promoted"] == (rolled_out.get(entry["release"], {}).get("phase") == "done")
         assert "calibration gap" in entry["reason"]
     for earlier, later in itertools.pairwise(retrained):
         assert later["day"] > earlier["day"]
@@ -85,6 +87,46 @@ def test_the_pipeline_runs_of_the_story_are_traced(story):
     names = {name for (name,) in database.execute("SELECT DISTINCT name FROM spans")}
     database.close()
     assert "pipeline flight-delays.train" in names
+
+
+def test_a_retrained_release_reached_all_traffic_by_a_rollout_on_evidence(story):
+    rollouts = story.summary["rollouts"]
+    done = [rollout for rollout in rollouts if rollout["phase"] == "done"]
+    assert done, rollouts
+    for rollout in done:
+        assert rollout["started"] < rollout["ended"]
+        assert rollout["steps"] == ["shadow", "10%", "50%", "100%"]
+        assert {verdict["outcome"] for verdict in rollout["verdicts"]} <= {"pass", "not-applicable"}
+        assert rollout["requests"]["shadow"] > 50
+        assert rollout["requests"]["candidate"] > 400
+    for rollout in rollouts:
+        assert rollout["phase"] in {"done", "rolled-back"}, "none is left open"
+
+
+def test_no_rollout_of_the_story_overlaps_a_retraining_or_another(story):
+    """Of two changes at once nobody could say which one helped: an alarm waits."""
+    for rollout in story.summary["rollouts"]:
+        days = [entry["day"] for entry in story.summary["retrained"]]
+        assert not [day for day in days if rollout["started"] < day < rollout["ended"]]
+    for earlier, later in itertools.pairwise(story.summary["rollouts"]):
+        assert earlier["ended"] <= later["started"]
+
+
+def test_the_drills_release_was_found_and_rolled_back(story):
+    drill = story.summary["drill"]
+    assert drill["fault"] == "bad-model"
+    assert drill["detected"]
+    assert drill["rolled_back"]
+    assert drill["seconds_to_recover"] < 60
+    assert drill["decision_to_last_bad_answer_seconds"] <= 2.0
+    assert 0 < drill["requests_harmed"] < drill["requests_total"]
+    shown = next(
+        r for r in story.json("release", "list", "flight-delays")["releases"] if r["digest"] == drill["release"]
+    )
+    assert shown["status"] == "drill"
+    refused = story.plinth("release", "promote", "flight-delays", drill["release"])
+    assert refused.returncode == 3
+    assert "drill" in refused.stderr
 
 
 def test_the_story_rolled_back_and_forward_without_losing_a_request(story):
@@ -209,7 +251,10 @@ def test_the_audit_chain_is_whole_after_the_story(story):
     ledger.close()
     assert first_broken(entries) is None
     assert {"release.register", "release.promote", "release.rollback"} <= {entry.action for entry in entries}
-    assert {entry.actor for entry in entries} == {"tester"}
+    assert {"rollout.start", "rollout.plan", "rollout.promoting", "rollout.done", "rollout.rolled-back"} <= {
+        entry.action for entry in entries
+    }
+    assert {entry.actor for entry in entries} == {"tester", "controller"}
 
 
 def test_a_second_run_of_the_pipeline_skips_what_has_not_changed(story):
@@ -244,4 +289,6 @@ def test_doctor_finds_nothing_wrong_with_a_running_platform(story):
 
 def test_peak_memory_and_the_stages_times_are_in_the_summary(story):
     assert 500 < story.summary["peak_rss_mb"] < 6_000
-    assert {"services", "train", "replay", "watch", "retrain", "rollback", "total"} <= set(story.summary["seconds"])
+    assert {"services", "train", "replay", "watch", "retrain", "rollback", "drill", "total"} <= set(
+        story.summary["seconds"]
+    )
