@@ -1,7 +1,7 @@
 """Rollouts in simulated time: the real gates and state machine, traffic drawn from recorded latencies and scores.
 
-20 requests a second, judged every second (every tenth in rollouts that wait for labels). A/A rollouts say how often a
-harmless candidate is rolled back; seeded regressions say whether a harmful one ever gets all traffic. Another seed:
+20 requests a second, judged every second, or every half minute in rollouts that wait for labels. A/A rollouts say how
+often a harmless candidate is rolled back; seeded regressions say whether a harmful one gets all traffic. Another seed:
 PLINTH_SIMULATION_SEED=7 pytest tests/integration/test_rollout_simulation.py -s
 """
 
@@ -186,7 +186,7 @@ def noise_for(loss):
 
 def test_harmless_candidates_are_hardly_ever_rolled_back():
     ended = roll_out_all("A/A", product(), HEALTHY, range(180))
-    ended += roll_out_all("A/A with labels", with_quality_required(), HEALTHY, range(180, 200), every=10)
+    ended += roll_out_all("A/A with labels", with_quality_required(), HEALTHY, range(180, 200), every=30)
     phases = Counter(state.phase for state, _, _ in ended)
     assert phases["aborting"] <= 0.05 * len(ended)
     # A gate that stops everything would reach the numbers below as well.
@@ -210,7 +210,7 @@ def test_no_regression_reaches_all_traffic(name, fault):
 
 def test_no_worse_model_reaches_all_traffic_where_quality_is_required():
     fault = Fault(noise=noise_for(0.05))
-    ended = roll_out_all("AUC -0.05", with_quality_required(), fault, range(2000, 2050), every=10)
+    ended = roll_out_all("AUC -0.05", with_quality_required(), fault, range(2000, 2050), every=30)
     assert all(state.phase in ("aborting", "paused") for state, _, _ in ended)
     assert all(state.stage < 2 for state, _, _ in ended)
     assert Counter(state.phase for state, _, _ in ended)["aborting"] >= 45
