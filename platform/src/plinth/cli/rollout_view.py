@@ -107,7 +107,7 @@ def _approvals(document: Document) -> str:
     approvals = document["approvals"]
     who = ", ".join(item["actor"] for item in approvals["given"]) or "nobody"
     told = f"{len(approvals['given'])} of {approvals['needed']}: {who}"
-    if document["manifest_changed"]:
+    if document["manifest_changed"] and document["phase"] == "waiting":
         told += "; product.yaml changed since the start, which voids approvals"
     return told
 

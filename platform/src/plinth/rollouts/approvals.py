@@ -57,13 +57,16 @@ def counted(rollouts: Rollouts, rollout: Rollout, product: Product) -> list[Appr
         rollout: What they are for.
         product: The manifest as it is now.
     """
-    if policy_digest(product) != rollout.policy:
-        return []
-    given = rollouts.approvals(rollout.product, rollout.candidate, rollout.policy)
+    return given(rollouts, rollout) if policy_digest(product) == rollout.policy else []
+
+
+def given(rollouts: Rollouts, rollout: Rollout) -> list[Approval]:
+    """The approvals of a rollout by people who may approve it, under its own manifest, whatever that one is now."""
+    everybody = rollouts.approvals(rollout.product, rollout.candidate, rollout.policy)
     if rollout.plan.own_approval:
-        return given
+        return everybody
     involved = {rollout.started_by, rollouts.ledger.release(rollout.candidate).created_by}
-    return [approval for approval in given if approval.actor not in involved]
+    return [approval for approval in everybody if approval.actor not in involved]
 
 
 def _refuse_own(product: Product, record: ReleaseRecord, started_by: str | None, actor: str) -> None:

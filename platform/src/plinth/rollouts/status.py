@@ -10,7 +10,7 @@ from plinth.core.rollouts import ENDED, RUNNING, Stage, State, Tick, advance
 from plinth.core.routes import FULL, Route
 from plinth.ledger.rollouts import Rollout, Rollouts
 from plinth.ledger.store import Serving
-from plinth.rollouts.approvals import counted, policy_digest
+from plinth.rollouts.approvals import counted, given, policy_digest
 from plinth.serving.port import Observation
 
 
@@ -75,7 +75,8 @@ def _rollout(rollouts: Rollouts, product: Product, rollout: Rollout | None) -> d
     if rollout is None:
         return dict.fromkeys(_OF_A_ROLLOUT)
     state, plan = rollout.state, rollout.plan
-    given = counted(rollouts, rollout, product)
+    waits = "waiting" in {state.phase, state.resumes}
+    approved = counted(rollouts, rollout, product) if waits else given(rollouts, rollout)
     return {
         "rollout": rollout.id,
         "phase": state.phase,
@@ -100,7 +101,7 @@ def _rollout(rollouts: Rollouts, product: Product, rollout: Rollout | None) -> d
         "gates": [verdict.model_dump(mode="json") for verdict in rollout.verdicts],
         "approvals": {
             "needed": plan.approvals,
-            "given": [{"actor": item.actor, "at": item.at, "reason": item.reason} for item in given],
+            "given": [{"actor": item.actor, "at": item.at, "reason": item.reason} for item in approved],
             "own_approval": plan.own_approval,
         },
         "manifest_changed": policy_digest(product) != rollout.policy,

@@ -478,6 +478,19 @@ def test_a_changed_manifest_voids_approvals_and_status_says_what_to_do(monkeypat
     assert (code, "0 of 1" in out, "start it anew" in err) == (0, True, True)
 
 
+def test_a_manifest_that_changes_after_the_start_does_not_rewrite_who_approved(
+    monkeypatch, run, read, critical, platform, digests
+):
+    read("rollout", "start", NAME, "--to", digests[2])
+    monkeypatch.setenv("PLINTH_ACTOR", "ines")
+    read("approve", NAME, digests[2])
+    to(platform, "canary", 1)
+    critical.write_text(tier(1).replace("title: Flight delays", "title: Late flights"))
+    out = run("rollout", "status", NAME)[1]
+    assert "1 of 1: ines" in out
+    assert "voids" not in out
+
+
 @pytest.fixture
 def root_logger():
     """The controller sends every log line of the process to itself: put back what was there."""
