@@ -219,7 +219,10 @@ if told.is_file():
         axis.axhline(side, color="tab:red", linewidth=1)
     axis.set(title="Mean prediction minus outcome, last two weeks of each month", ylabel="gap")
     for entry in summary["retrained"]:
-        print(entry["day"], "retrained:", "promoted" if entry["promoted"] else f"refused by {entry['failed_gates']}")
+        failed = entry["failed_gates"]
+        print(entry["day"], "retrained:", f"refused by {failed}" if failed else "passed its gates")
+    for entry in summary["rollouts"]:
+        print(entry["started"], "to", entry["ended"], "rolled out:", entry["phase"])
     if summary["gain"]:
         print("log loss had the first release stayed:", round(summary["gain"]["first_release"]["log_loss"], 4))
         print("log loss as served:                   ", round(summary["gain"]["served"]["log_loss"], 4))
