@@ -58,7 +58,7 @@ from plinth.models.mlflow import MlflowRegistry
 from plinth.models.port import Training
 from plinth.pipelines.port import PipelineContext
 from plinth.pipelines.step import step
-from plinth.rollouts import commands, release
+from plinth.rollouts import commands, projection, release
 from plinth.rollouts import controller as moves
 from plinth.rollouts.approvals import policy_digest
 from plinth.runtime import controller as controller_process
@@ -155,6 +155,7 @@ def run_controller(environment, log, evidence="recorded", quick=True):
     if quick:
         moves.RENEW_SECONDS, moves.TRUST_SECONDS, moves.SAVE_SECONDS, moves.LONGEST_WAIT = 0.2, 0.9, 0.1, 2.0
         controller_process.Candidate = partial(Candidate, patience=1.5)
+        projection.VERIFY_SECONDS = 3.0
     if evidence != "real":
         controller_process.Collector = lambda *_, **__: recorded_evidence
 
@@ -417,7 +418,7 @@ class World:
 
     def start(self, target, arguments, name, failpoint=""):
         environment = {**self.environment, **self.overrides.get(name, {})}
-        environment |= {"PLINTH_FAILPOINT": f"{failpoint}:kill" if failpoint else ""}
+        environment |= {"PLINTH_FAILPOINT": failpoint if not failpoint or ":" in failpoint else f"{failpoint}:kill"}
         log = str(self.folder / "logs" / f"{name}.log")
         process = self.context.Process(target=target, args=(environment, log, *arguments), daemon=True)
         process.start()
@@ -596,6 +597,7 @@ class World:
         ]
 
     def look_at_acknowledgements(self):
+        acknowledged = self.acknowledged()  # first: the pipeline goes on registering
         audit, history = self.ledger.audit(), {entry.generation: entry for entry in self.ledger.history(PRODUCT)}
         by_actor = {}
         for entry in audit:
@@ -603,7 +605,7 @@ class World:
         releases = {record.digest for record in self.ledger.releases(PRODUCT)}
         rollouts = {rollout.id: rollout for rollout in self.rollouts.of(PRODUCT)}
         found = []
-        for told in self.acknowledged():
+        for told in acknowledged:
             op, mine = told["op"], by_actor.get(told.get("actor"), [])
             moved = [
                 entry for entry in mine if entry.action in {"rollout.start", "release.promote", "release.rollback"}

@@ -212,6 +212,27 @@ def test_row_2_what_a_leader_writes_after_it_was_taken_for_dead_is_refused(tmp_p
         settle(world)
 
 
+def test_row_2_an_alias_that_a_stale_leader_moves_all_the_same_is_mended(tmp_path, registry):
+    with inhabited(tmp_path / "state", registry) as world:
+        stale = reborn(world, "controller-1", "alias.before-write:stop")
+        rollout = start(world)
+        wait_for(lambda: psutil.Process(stale.process.pid).status() == psutil.STATUS_STOPPED, what="the stop")
+        second = chaos.Being(world, "controller-2", chaos.run_controller)
+        world.beings.append(second)
+        second.born(calm=True)
+        wait_for(lambda: phase(world, rollout) == "done", what="the other's take-over")
+        assert world.command("rollback")["digest"] == rollout.serving
+        old = world.ledger.release(rollout.serving).manifest.model.version
+        wait_for(lambda: world.aliases()["serving"] == old, what="the roll-back of the alias")
+        os.kill(stale.process.pid, signal.SIGCONT)  # and it writes what it was about to
+        mended = wait_for(
+            lambda: [entry for entry in world.ledger.audit() if entry.action == "alias.mended"], what="the mending"
+        )
+        assert f"serving to version {old}" in str(mended[0].payload)
+        assert world.aliases()["serving"] == old
+        settle(world)
+
+
 # Row 4 ----------------------------------------------------------------------------------------------------------------
 
 
