@@ -91,7 +91,8 @@ class Demo:
         self.until = until
         self.story = Story()
         self.state = platform.settings.product_dir(product.spec.name)
-        self.rolling = Rolling(platform, product.spec, self.say)
+        # Not `self.say`: a circle would keep DuckDB's connections until the interpreter is half gone, and it complains.
+        self.rolling = Rolling(platform, product.spec, lambda line: console.print(line, markup=True))
 
     def tell(self) -> dict[str, Any]:
         """Run it; returns the summary."""

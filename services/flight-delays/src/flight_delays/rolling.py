@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 180.0
 """How long a rollout that the replay left open gets generated traffic; then it is taken back."""
 
-RATE = 20.0
+RATE = 60.0
+BODIES = 5_000
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Rolling:
         if self.current is None:
             return
         port = self._platform.settings.service_port(self._product.name, self._product.serving.port)
-        bodies = itertools.islice(requests(self._platform), int(RATE * SETTLE_SECONDS))
+        bodies = itertools.islice(requests(self._platform), BODIES)
         until = time.monotonic() + SETTLE_SECONDS
         aborted = False
         with Traffic(f"http://{self._platform.settings.host}:{port}", bodies, RATE):
