@@ -104,7 +104,7 @@ class Tick:
         elapsed: Seconds since the tick before, by a clock that never goes back.
         applied: Whether every service has been seen to route as this stage wants it.
         verdicts: What each gate says; empty is no evidence at all.
-        points: Requests the candidate answered or shadowed in this stage.
+        points: Requests the candidate answered or shadowed in this stage. Without any, the stage is not left.
     """
 
     elapsed: float
@@ -176,9 +176,7 @@ def make_plan(
 
 
 def _stages(strategy: Strategy, steps: tuple[int, ...], bake: float, shadow: str) -> list[Stage]:
-    unseen = (
-        [Stage(kind="shadow", percent=0, bake=float(int(shadow[:-1]) and seconds(shadow)))] if shadow != "0s" else []
-    )
+    unseen = [Stage(kind="shadow", percent=0, bake=float(seconds(shadow)))] if shadow != "0s" else []
     last = Stage(kind="full", percent=100, bake=bake)
     if strategy == "blue-green":
         return [last]
@@ -251,7 +249,9 @@ def _tick(plan: Plan, state: State, tick: Tick) -> Transition:
     elapsed = max(0.0, tick.elapsed)
     stage = plan.stages[state.stage]
     now = replace(state, waited=state.waited + elapsed, baked=state.baked + (elapsed if tick.applied else 0.0))
-    if now.baked >= stage.bake and tick.applied and _good_enough(plan, state.stage, tick.verdicts):
+    # Verdicts may rest on earlier stages: what the candidate does in this one has to be seen as well.
+    seen = tick.applied and tick.points > 0
+    if now.baked >= stage.bake and seen and _good_enough(plan, state.stage, tick.verdicts):
         return _next_stage(plan, now)
     if now.waited < stage.bake + plan.patience:
         return Transition(now)

@@ -61,7 +61,7 @@ def holding(rollout: Rollout) -> list[str]:
         verdict.gate
         for verdict in rollout.verdicts
         if verdict.outcome != "not-applicable"
-        and advance(plan, baked, Tick(0.0, applied=True, verdicts=(verdict,))).state == baked
+        and advance(plan, baked, Tick(0.0, applied=True, verdicts=(verdict,), points=1)).state == baked
     ]
 
 

@@ -127,6 +127,7 @@ def test_only_proof_on_an_applied_and_baked_last_stage_promotes(name):
             assert state.stage == len(plan.stages) - 1
             assert isinstance(what, Tick)
             assert what.applied
+            assert what.points
             assert "pass" in outcomes(what)
             assert outcomes(what) <= {"pass", "not-applicable"}
             assert state.baked + max(0.0, what.elapsed) >= plan.stages[-1].bake
@@ -139,6 +140,7 @@ def test_a_larger_share_needs_an_applied_and_baked_stage_without_doubt_or_harm(n
             assert after.stage == state.stage + 1
             assert isinstance(what, Tick)
             assert what.applied
+            assert what.points
             assert what.verdicts
             allowed = {"pass", "not-applicable"} | ({"no-harm"} if plan.stages[after.stage].kind == "canary" else set())
             assert outcomes(what) <= allowed

@@ -78,7 +78,8 @@ class World:
         self.clock, self.registry, self.services = Clock(), Registry(), Services(self.ledger)
         self.product = parse_product(MANIFEST.read_text(), str(MANIFEST))
         self.make_manifest = make_manifest
-        self.outcome, self.evidence, self.broken = "pass", Evidence(), {}
+        cells = tuple(Cell(step, "candidate", "b", requests=60) for step in (1, 2, 3))
+        self.outcome, self.evidence, self.broken = "pass", Evidence(cells=cells), {}
         self.built = 0
         self.digests = [self.ledger.register_release(make_manifest(n), "ada") for n in (1, 2, 3)]
         self.ledger.promote(PRODUCT, self.digests[0], expected_generation=0, actor="ada", reason="first")
@@ -230,6 +231,14 @@ def test_missing_metrics_roll_back_when_patience_ends(world):
     world.run("rolled-back")
     assert "missing evidence never promotes" in world.newest.reason
     assert world.clock.now - begun >= 13
+
+
+def test_metrics_that_stop_after_the_canary_steps_never_promote(world):
+    world.evidence = Evidence(cells=world.evidence.cells[:2])  # none of the last stage; the gates still pass
+    world.start()
+    seen = world.run("rolled-back")
+    assert seen == [("canary", 0), ("canary", 1), ("full", 2), ("aborting", 2), ("rolled-back", 2)]
+    assert world.serves == world.digests[0]
 
 
 def test_evidence_that_raises_is_missing_evidence(world):
