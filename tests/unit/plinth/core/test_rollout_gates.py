@@ -218,10 +218,23 @@ def test_a_difference_between_tolerance_and_effect_never_passes_by_waiting():
 
 
 def test_a_slow_tail_keeps_a_fast_middle_from_passing():
-    # Half of the candidate's requests are as fast as ever, which rules out that all are slower; the rest is not.
-    serving, candidate = cell(3, "serving", 400), cell(3, "candidate", 340)
-    slow = cell(3, "candidate", 60, seconds=FAST * 3)
-    assert outcome(LATENCY, counted(serving, candidate + slow)) in ("no-harm", "fail")
+    # Most of the candidate's requests are as fast as ever, which rules out that all are slower; the others are not.
+    def said(slow):
+        candidate = cell(3, "candidate", 400 - slow) + cell(3, "candidate", slow, seconds=FAST * 3)
+        return outcome(LATENCY, counted(cell(3, "serving", 400), candidate))
+
+    answers = [said(slow) for slow in range(60)]
+    assert answers == sorted(answers, key=["pass", "no-harm", "fail"].index)
+    assert set(answers) == {"pass", "no-harm", "fail"}
+
+
+def test_scores_pass_when_both_directions_are_ruled_out():
+    serving, candidate = both(150, 150)
+    serving = replace(serving, scores=spread(18, 150, SCORE_BINS, width=6))
+    for bins in (3, -3):  # more than the tolerance, less than the effect, and few points
+        moved = replace(candidate, scores=spread(18 + bins, 150, SCORE_BINS, width=6))
+        verdict = one(SCORES, counted(serving, moved))
+        assert verdict.outcome == "no-harm", verdict
 
 
 def test_a_step_is_compared_with_the_same_steps_traffic():
@@ -356,6 +369,11 @@ def test_many_failures_burn_the_budget_and_a_few_do_not():
     assert outcome(BURN, counted(*both(100, errors=4))) == "no-harm"  # 4%, from four failures
 
 
+def test_four_failures_are_no_rate_even_if_they_are_all_there_is():
+    assert outcome(BURN, counted(*both(4, errors=4))) == "inconclusive"
+    assert outcome(BURN, counted(*both(5, errors=5))) == "fail"
+
+
 def test_slow_answers_burn_the_latency_budget():
     verdict = one(BURN, counted(*both(1000, seconds=SLOW)))
     assert verdict.outcome == "fail"
@@ -379,6 +397,12 @@ def test_both_windows_of_a_pair_have_to_burn():
 def test_a_window_that_was_not_counted_is_inconclusive():
     evidence = counted(*both())
     evidence.windows.pop(300)
+    assert outcome(BURN, evidence) == "inconclusive"
+
+
+def test_a_candidate_that_was_not_counted_lately_burns_nothing_and_proves_nothing():
+    evidence = counted(*both())
+    evidence.windows[300] = (cell(3, "serving", 1000),)
     assert outcome(BURN, evidence) == "inconclusive"
 
 
