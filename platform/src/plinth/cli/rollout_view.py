@@ -98,7 +98,9 @@ def _time(document: Document, stage: Document) -> str:
     )  # fmt: skip
     if stage["bake_left_seconds"] > 0:
         return f"{spent}, {_span(stage['bake_left_seconds'])} to {then}, if the gates agree"
-    waits = ", ".join(stage["held_by"]) or ("the services to follow, and requests" if stage["judged"] else "the first verdicts")
+    waits = ", ".join(stage["held_by"]) or (
+        "the services to follow, and requests" if stage["judged"] else "the first verdicts"
+    )
     left = _span(stage["patience_left_seconds"])
     return f"{spent}, baked; {then} waits for {'proof: ' if stage['held_by'] else ''}{waits} (for {left} at most)"
 

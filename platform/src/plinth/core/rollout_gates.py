@@ -356,6 +356,9 @@ def _burn(gate: Burn, view: _View) -> _Said:
         return "inconclusive", reasons["shared"], facts
     if own is None or own.requests < MINIMUM_POINTS:
         return "inconclusive", f"fewer than {MINIMUM_POINTS} requests were answered by the candidate", facts
+    shortest = min(found)
+    if not any(cell.requests for cell in found[shortest].candidate):
+        return "inconclusive", f"no request of the candidate was counted in the last {shortest} s", facts
     if reasons["unproven"]:
         return "no-harm", reasons["unproven"], facts
     return "pass", "no budget burns faster than a pair of windows allows", facts

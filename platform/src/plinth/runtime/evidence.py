@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from plinth.core.evidence import Evidence
+from plinth.core.evidence import Cell, Evidence
 from plinth.core.products import Product
 from plinth.core.rollout_gates import windows
 from plinth.core.rollout_policy import Contract, Drift, Quality
@@ -56,14 +56,19 @@ class Collector:
         """The evidence as it is now."""
         kinds = {type(gate) for gate in rollout.plan.gates}
         name, generation = rollout.product, rollout.generation
+
+        def cells(window: float | None = None) -> tuple[Cell, ...]:
+            # A ledger that was put back counts its generations again: what the other releases left is not ours.
+            ours = {"serving": rollout.serving, "candidate": rollout.candidate, "shadow": rollout.candidate}
+            found = signals.cells(name, generation, window=window)
+            return tuple(cell for cell in found if cell.release == ours[cell.arm])
+
         try:
             signals = self._signals()
             broken = violations(self._folder_of(name), rollout.started_at) if Contract in kinds else None
             return Evidence(
-                cells=signals.cells(name, generation),
-                windows={
-                    seconds: signals.cells(name, generation, window=float(seconds)) for seconds in windows(rollout.plan)
-                },
+                cells=cells(),
+                windows={seconds: cells(float(seconds)) for seconds in windows(rollout.plan)},
                 outcomes=signals.outcomes(name, generation) if Quality in kinds else None,
                 drift=self._drift_of(rollout) if Drift in kinds else None,
                 contract_violations=broken,

@@ -29,13 +29,13 @@ WATCHED = ("carrier_code", "origin_code", "dest_code")
 
 class Signals:
     def __init__(self):
-        self.asked, self.away = [], False
+        self.asked, self.away, self.held = [], False, (CELL,)
 
     def cells(self, product, generation, *, window=None):
         self.asked.append(window)
         if self.away:
             raise Unavailable("the source is away")
-        return (CELL,)
+        return self.held
 
     def outcomes(self, product, generation):
         return {"candidate": Outcomes((0.5,), (1,))}
@@ -116,6 +116,15 @@ def test_a_source_that_is_away_is_a_problem_and_no_cells(collect, signals):
     evidence = collect(rollout_with(Contract(kind="contract")))
     assert evidence.cells == ()
     assert evidence.problem == "the source is away"
+
+
+def test_what_other_releases_left_under_the_same_generation_is_no_evidence(collect, signals):
+    left = [replace(CELL, release="c" * 64), replace(CELL, arm="serving", release="b" * 64)]
+    ours = (replace(CELL, arm="serving", release="a" * 64), CELL, replace(CELL, arm="shadow"))
+    signals.held = (*left, *ours)
+    evidence = collect(rollout_with(Burn(kind="burn")))
+    assert evidence.cells == ours
+    assert set(evidence.windows.values()) == {ours}
 
 
 @pytest.mark.parametrize(
