@@ -38,7 +38,8 @@ def make_faulty(
 
     Args:
         fault: `latency`: every run takes about `slow_ms` longer. `errors`: a share of the rows scores NaN, at which a
-            service answers 500. `bad-model`: the probabilities change sides. `skew`: no feature is ever found, so each
+            service answers 500. `bad-model`: every probability is high, and the
+            higher the lower it should be. `skew`: no feature is ever found, so each
             is its default. `missing-metrics`: the bundle as it is; what is missing is missing elsewhere.
         bundle: A good release's files by name, with `model.onnx` and `read_plan.json`.
         slow_ms: Milliseconds of useless work, on this machine.
@@ -63,7 +64,7 @@ def make_faulty(
     elif fault == "errors":
         changed["model.onnx"] = _edited(_file(bundle, "model.onnx"), lambda graph: _fail_rows(graph, share))
     elif fault == "bad-model":
-        changed["model.onnx"] = _edited(_file(bundle, "model.onnx"), _swap_sides)
+        changed["model.onnx"] = _edited(_file(bundle, "model.onnx"), _be_wrong)
     elif fault == "skew":
         changed["read_plan.json"] = _blind(_file(bundle, "read_plan.json"))
     return changed
@@ -133,8 +134,13 @@ def _edited(data: bytes, edit: Callable[[_Graph], None]) -> bytes:
     return edited
 
 
-def _swap_sides(graph: _Graph) -> None:
-    graph.node("Gather", graph.good, graph.constant(np.array([1, 0], dtype=np.int64)), output=OUTPUT, axis=1)
+def _be_wrong(graph: _Graph) -> None:
+    """From p to 0.99 - 0.09 p.
+
+    The mirror, 1 - p, would look like the good model wherever as many rows lie above a half as below.
+    """
+    wrong = np.array([[0.01, 0.99], [0.1, 0.9]], dtype=np.float32)  # each row adds up to 1, and so does each answer
+    graph.node("MatMul", graph.good, graph.constant(wrong), output=OUTPUT)
 
 
 def _fail_rows(graph: _Graph, share: float) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 START, END = date(2013, 6, 1), date(2014, 1, 1)
 PIPELINE = "train"
 FAULT: Fault = "bad-model"
-"""What the last part's release has wrong: it answers at once, without an error, and the opposite."""
+"""What the last part's release has wrong: it answers at once, without an error, and wrong."""
 
 
 @dataclass
@@ -91,8 +91,7 @@ class Demo:
         self.until = until
         self.story = Story()
         self.state = platform.settings.product_dir(product.spec.name)
-        # Not `self.say`: a circle would keep DuckDB's connections until the interpreter is half gone, and it complains.
-        self.rolling = Rolling(platform, product.spec, lambda line: console.print(line, markup=True))
+        self.rolling = Rolling(platform, product.spec, self.say)
 
     def tell(self) -> dict[str, Any]:
         """Run it; returns the summary."""
@@ -260,7 +259,7 @@ class Demo:
                 )
 
     def _drill(self) -> None:
-        """A release that says the opposite, rolled out for real: the gates have to see it and take it back."""
+        """A release that is wrong, rolled out for real: the gates have to see it and take it back."""
         self.say(f"[bold]5. Drill[/bold]     a rollout of a release with the fault {FAULT!r}, under generated traffic")
         with self.story.stage("drill"):
             found = drill(self.platform, self.loaded, FAULT, on_progress=lambda line: self.say(f"   [dim]{line}[/dim]"))

@@ -67,13 +67,14 @@ class Replay:
         labels: Folder that outcomes are delivered to.
         url: Address of the service.
 
-    Where `shadowed` is set, an hour ends only when a rollout's shadow has scored its flights, too. An hour of this
-    calendar takes milliseconds: the shadow, which comes after the answers, would else find the rows of hours to come.
+    Where `shadowed` is set, an hour ends only when the shadow of that generation's rollout has scored its flights, too.
+    An hour of this calendar takes milliseconds: the shadow, which comes after the answers, would else find the rows of
+    hours to come.
     """
 
     def __init__(self, lake: Path, store: FeatureStore, labels: Path, url: str) -> None:
         self.totals = Totals()
-        self.shadowed = False
+        self.shadowed: int | None = None
         self._store = store
         self._labels = labels
         self._client = httpx.Client(base_url=url, timeout=30.0)
@@ -109,8 +110,8 @@ class Replay:
             due = [flight for slot, flight in flights if slot == int(now.timestamp())]
             if due:
                 self._predict(due)
-                if self.shadowed:
-                    self._wait_for_shadow()
+                if self.shadowed is not None:
+                    self._wait_for_shadow(f'generation="{self.shadowed}"')
         self._deliver(day)
 
     def wait_until_logged(self, predictions: int, patience: float = 30.0) -> None:
@@ -129,17 +130,18 @@ class Replay:
         """Take what the log holds now as the start of this replay."""
         self._written_before = self._written()
 
-    def _wait_for_shadow(self, patience: float = 1.0) -> None:
+    def _wait_for_shadow(self, generation: str, patience: float = 2.0) -> None:
         """Return when the shadow has scored what was answered beside it, or has been withdrawn."""
         until = time.monotonic() + patience
-        unseen = 'step="1"'
-        while self.shadowed:
+        while time.monotonic() < until:
             counts = self._metrics()
-            answered = _sum(counts, "plinth_rollout_requests_total", 'arm="serving"', unseen)
-            scored = _sum(counts, "plinth_rollout_requests_total", 'arm="shadow"', unseen)
+            arms = ('arm="serving"', 'arm="shadow"')
+            answered, scored = (
+                _sum(counts, "plinth_rollout_requests_total", generation, 'step="1"', arm) for arm in arms
+            )
             if scored + _sum(counts, "plinth_shadow_dropped_total") >= answered:
                 return
-            self.shadowed = time.monotonic() < until
+        self.shadowed = None
 
     def _written(self) -> int:
         return int(_sum(self._metrics(), "plinth_inference_log_written_total"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from flight_delays.traffic import requests
 from plinth.core.rollouts import Phase
 from plinth.rollouts import commands
 from plinth.runtime.traffic import Traffic
+from plinth.telemetry.duckdb import RequestLog
 
 if TYPE_CHECKING:
     from plinth.core.products import Product
@@ -58,6 +60,7 @@ class Rolling:
         self._product = product
         self._say = say
         self._shown: tuple[Phase, int] | None = None
+        self._generation = 0
 
     @property
     def current(self) -> RolledOut | None:
@@ -65,9 +68,11 @@ class Rolling:
         return self.told[-1] if self.told and self.told[-1].ended is None else None
 
     @property
-    def unseen(self) -> bool:
-        """Whether it was a shadow when it was looked at last."""
-        return self.current is not None and self._shown is not None and self._shown[0] == "shadow"
+    def unseen(self) -> int | None:
+        """Its generation, if it was a shadow when it was looked at last."""
+        if self.current is None or self._shown is None or self._shown[0] != "shadow":
+            return None
+        return self._generation
 
     def forget_others(self) -> None:
         """Take back what an earlier telling that was interrupted left running."""
@@ -83,7 +88,7 @@ class Rolling:
         )
         steps = [stage.kind if stage.kind == "shadow" else f"{stage.percent}%" for stage in rollout.plan.stages]
         self.told.append(RolledOut(rollout.candidate, rollout.id, day, steps=steps))
-        self._shown = None
+        self._shown, self._generation = None, rollout.generation
         self.look(day)
 
     def look(self, day: date) -> None:
@@ -144,8 +149,9 @@ class Rolling:
             if item.revision == last
         ]
         counted: dict[str, int] = {}
-        for cell in self._platform.signals.cells(self._product.name, now.generation):
-            counted[cell.arm] = counted.get(cell.arm, 0) + cell.requests
+        with closing(RequestLog(self._platform.settings.product_dir)) as log:
+            for cell in log.cells(self._product.name, now.generation):
+                counted[cell.arm] = counted.get(cell.arm, 0) + cell.requests
         told.requests = counted
 
 
