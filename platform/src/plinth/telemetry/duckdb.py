@@ -19,6 +19,9 @@ from typing import Any
 from plinth.core.evidence import ARMS, LATENCY_BOUNDS, SCORE_BINS, SCORE_BOUNDS, Arm, Cell, Outcomes
 from plinth.errors import MissingExtra, Unavailable
 
+SETTLED_NS = 100_000_000
+"""A folder's time of change is the kernel's, which ticks: two files may come within one tick of it."""
+
 _TABLES = """
     SET enable_progress_bar = false;
     CREATE TABLE request (
@@ -171,6 +174,7 @@ class _Held:
         self._folder = folder
         self._generation = generation
         self._files: set[str] = set()
+        self._listed = 0
         self._unreadable: set[str] = set()
         self._labels: frozenset[tuple[str, int, int]] = frozenset()
         # DuckDB makes this folder when it has to spill, and removes it.
@@ -192,7 +196,12 @@ class _Held:
         Raises:
             Unavailable: There are files, and none of them can be read.
         """
-        new = [path for path in _parquet_files(self._folder) if path.name not in self._files]
+        changed = self._folder.stat().st_mtime_ns
+        if changed == self._listed and not self._unreadable:
+            return
+        # A tick asks for many windows, and a day of a rollout is 86,400 files.
+        self._listed = changed if time.time_ns() - changed > SETTLED_NS else 0
+        new = [self._folder / name for name in _parquet_names(self._folder) if name not in self._files]
         batches = [[path] for path in new if path.name in self._unreadable]  # by itself: it would fail the others
         batches.append([path for path in new if path.name not in self._unreadable])
         for batch in batches:
@@ -231,7 +240,7 @@ class _Held:
         return found
 
     def _update_labels(self, folder: Path) -> None:
-        files = _parquet_files(folder)
+        files = [folder / name for name in _parquet_names(folder)]
         signature = frozenset((path.name, at.st_size, at.st_mtime_ns) for path in files for at in [path.stat()])
         if signature == self._labels:
             return
@@ -306,14 +315,12 @@ def _identity(folder: Path) -> tuple[str, int, int] | None:
     return str(folder), found.st_dev, found.st_ino
 
 
-def _parquet_files(folder: Path) -> list[Path]:
+def _parquet_names(folder: Path) -> list[str]:
     """Finished files, in the order of their names: writers keep the others under hidden names."""
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if e.name.endswith(".parquet") and not e.name.startswith("."))
+        return sorted(name for name in os.listdir(folder) if name.endswith(".parquet") and not name.startswith("."))
     except FileNotFoundError:
         return []
-    return [folder / name for name in names]
 
 
 def _is_parquet(path: Path) -> bool:

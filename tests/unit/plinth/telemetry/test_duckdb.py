@@ -1,11 +1,13 @@
 """A rollout's signals from the files of the request log."""
 
+import os
 import shutil
 
 import pytest
 
 from plinth.core.evidence import LATENCY_BOUNDS, SCORE_BOUNDS, bin_of
 from plinth.errors import Unavailable
+from plinth.telemetry import duckdb
 from plinth.telemetry.duckdb import RequestLog
 from request_files import Request, write, write_labels
 
@@ -158,6 +160,22 @@ def test_a_log_of_which_nothing_can_be_read_is_unavailable_and_not_empty(state, 
             log.cells("p", 7)
     path.write_bytes(whole)
     assert [cell.requests for cell in log.cells("p", 7)] == [1]
+
+
+def test_a_folder_in_which_nothing_changed_is_not_listed_again_and_one_that_did_is(state, log, monkeypatch):
+    listed = []
+    names = duckdb._parquet_names
+    monkeypatch.setattr(duckdb, "_parquet_names", lambda folder: listed.append(folder) or names(folder))
+    folder = write(state, [candidate(0.5)]).parent
+    log.cells("p", 7)
+    log.cells("p", 7)
+    assert len(listed) == 2  # changed just now: another file may come in the same tick of the kernel's clock
+    os.utime(folder, (1e9, 1e9))
+    for window in (None, 60.0, 600.0):
+        log.cells("p", 7, window=window)
+    assert len(listed) == 3
+    write(state, [candidate(0.6)])
+    assert log.cells("p", 7)[0].requests == 2
 
 
 def test_a_state_folder_made_anew_begins_anew(state, log):
