@@ -78,12 +78,13 @@ class Deadline:
 
     def _watch(self) -> None:
         while not self._closed.wait(self._seconds / 8):
-            running = self._running
-            if running is None:
-                continue
-            scorer, since = running
-            now = time.monotonic()
-            if now - since > self._seconds:
-                # The breaker first: the run may end the moment it is told to.
-                self._rests_until, self._late = now + self._rest, scorer
-                scorer.stop()
+            self._look()  # a frame of its own: this one would hold the last model in memory
+
+    def _look(self) -> None:
+        running, now = self._running, time.monotonic()
+        if running is not None and now - running[1] > self._seconds:
+            # The breaker first: the run may end the moment it is told to.
+            self._rests_until, self._late = now + self._rest, running[0]
+            running[0].stop()
+        elif self._late is not None and now >= self._rests_until:
+            self._late = None  # a candidate that is gone is not to be held in memory for having been late

@@ -226,6 +226,7 @@ class ReleaseHolder:
         before, wanted = self.routing, None
         try:
             wanted = self._source.current()
+            self._forget_but(wanted)
             if self._news(wanted):
                 assert wanted is not None  # noqa: S101  (_news says no to None)
                 self._follow(wanted)
@@ -287,6 +288,13 @@ class ReleaseHolder:
             )
         del self._loading[digest]
         return loading.result()
+
+    def _forget_but(self, wanted: Route | None) -> None:
+        """Let go of what came into memory after the ledger had given it up."""
+        needed = wanted.releases if wanted is not None else ()
+        for digest, loading in list(self._loading.items()):
+            if digest not in needed and loading.done.is_set():
+                del self._loading[digest]
 
     def _apply(self, routing: Routing) -> None:
         before, self.routing = self.routing, routing

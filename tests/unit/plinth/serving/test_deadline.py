@@ -1,6 +1,8 @@
 """Runs of a candidate that take too long are ended, and it is left alone for a while."""
 
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -33,6 +35,19 @@ def test_a_run_that_hangs_is_ended_and_the_model_rests(deadline, make_hanging_mo
     assert time.monotonic() - started < 0.1
     time.sleep(0.35)
     assert deadline.score(hanging, ZEROS) == pytest.approx([0.5])
+
+
+def test_a_model_that_was_late_is_not_held_in_memory(deadline, make_hanging_model):
+    hanging = OnnxScorer(make_hanging_model(3))
+    with pytest.raises(PlinthError, match="within"):
+        deadline.score(hanging, ONES)
+    held = weakref.ref(hanging)
+    del hanging
+    gc.collect()
+    assert held() is not None  # it rests
+    time.sleep(0.5)
+    gc.collect()
+    assert held() is None
 
 
 def test_another_model_is_not_kept_waiting_by_one_that_hung(deadline, make_model, make_hanging_model):

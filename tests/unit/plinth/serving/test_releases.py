@@ -350,6 +350,30 @@ def test_a_load_that_hangs_keeps_nobody_from_a_rollback_and_is_not_begun_twice(s
     assert begun == [a, b, c]
 
 
+def test_what_is_loaded_after_the_ledger_gave_it_up_is_let_go(source, three, monkeypatch):
+    a, b, _ = three
+    monkeypatch.setattr(releases, "LOAD_SECONDS", 0.05)
+    hanging, loaded = threading.Event(), []
+
+    def load(digest, artifacts):
+        if digest == b:
+            hanging.wait(10)
+        release = load_release(
+            digest, artifacts, make_scorer=OnnxScorer, open_reader=lambda plan: MemoryReader({}, [0, 0]), width=3
+        )
+        loaded.append(weakref.ref(release))
+        return release
+
+    holder = ReleaseHolder(source, load, on_event=MemoryObserver().event)
+    for route in (Route(1, 0, a), Route(2, 1, a, b, 5000), Route(3, 0, a)):
+        source.wanted = route
+        holder.poll()
+    hanging.set()
+    assert releases_soon(lambda: len(loaded) == 2)
+    assert releases_soon(lambda: (holder.poll(), gc.collect(), loaded[1]() is None)[-1])
+    assert holder.routing.route == Route(3, 0, a)
+
+
 def releases_soon(condition):
     return any(condition() or threading.Event().wait(0.02) for _ in range(200))
 
