@@ -61,7 +61,11 @@ def check(
         on_progress: Told what is looked at.
 
     Returns:
-        At least one finding for every invariant that could be looked at. Never raises a PlinthError.
+        At least one finding for every invariant that could be looked at.
+
+    Raises:
+        InvalidInput: The setting of the ledger's address does not fit. Whatever else is wrong is a finding.
+        MissingExtra: The driver of the ledger's database is not installed.
     """
     from plinth.runtime.repair import Repairs
 
@@ -112,8 +116,10 @@ def serving_products(ledger: Ledger) -> list[str]:
 
 
 def _registry(platform: Platform, ledger: Ledger, products: list[str]) -> list[Finding]:
-    store = platform.settings.mlflow_store.removeprefix("sqlite:///")
-    if products and not Path(store).is_file():
+    from plinth.runtime.repair import registry_gone
+
+    if products and registry_gone(platform):
+        store = platform.settings.mlflow_store.removeprefix("sqlite:///")
         return [
             Finding("registry.readable", "violation", store, "the model registry's database is gone",
                     "restore it from a backup")

@@ -73,7 +73,7 @@ class Repairs:
 
     def _restored(self, fault: Fault) -> bool:
         """Fetch a file again: the model, or a document of its training, when it has the very same content."""
-        data = self._copy(fault)
+        data = None if registry_gone(self._platform) else self._copy(fault)
         if data is None or digest_bytes(data) != fault.digest:
             return False
         store = self._platform.artifacts
@@ -102,6 +102,8 @@ class Repairs:
 
     def registry(self) -> list[Finding]:
         """Make the aliases what the ledger says, and record the effects that are done by it."""
+        if registry_gone(self._platform):  # opening it would make an empty one, and hide that the true one is lost
+            return []
         if not self._trusted:
             return [
                 Finding("registry.serving", "warning", "", "no repair: the ledger itself is in doubt",
@@ -140,6 +142,11 @@ class Repairs:
 
     def _audit(self, action: str, subject: str, payload: dict[str, object]) -> None:
         self._platform.ledger.append_audit(self._platform.actor, action, subject, payload)
+
+
+def registry_gone(platform: Platform) -> bool:
+    """Whether the model registry's database is not there, although something was released."""
+    return not Path(platform.settings.mlflow_store.removeprefix("sqlite:///")).is_file()
 
 
 def _hold(candidate: Candidate) -> bool:

@@ -339,6 +339,19 @@ def test_a_registry_that_is_away_or_gone_is_a_violation_and_no_traceback(platfor
     assert "is gone" in finding.what
 
 
+def test_a_repair_does_not_open_a_registry_that_is_gone(platform):
+    """MLflow would make an empty one, and nobody would see any more that a backup is needed."""
+
+    class Untouchable:
+        def __getattr__(self, name):
+            raise AssertionError(name)
+
+    platform.registry = Untouchable()
+    (platform.settings.state_dir / "mlflow" / "mlflow.db").unlink()
+    stored(platform).unlink()
+    assert wrong(check(platform, repair=True)) == {"registry.readable", "artifact.present"}
+
+
 def test_a_controller_that_lives_is_left_to_its_work(platform, monkeypatch):
     """It shows that it lives while we wait for its lease."""
     monkeypatch.setattr(repair, "PATIENCE_SECONDS", 0.5)
