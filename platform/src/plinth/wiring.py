@@ -48,6 +48,15 @@ class Products:
         """Folder names that hold a manifest, sorted."""
         return sorted(path.parent.name for path in self.services.glob("*/product.yaml"))
 
+    def named(self, name: str) -> str:
+        """The name, if there is such a product. Its manifest is not read: a bad one must hold up no rollback.
+
+        Raises:
+            NotFound: No such folder or manifest.
+        """
+        self._manifest(name)
+        return name
+
     def get(self, name: str) -> LoadedProduct:
         """One product.
 
@@ -59,6 +68,17 @@ class Products:
         from plinth.core.documents import read_text
         from plinth.core.manifests import parse_product
 
+        path = self._manifest(name)
+        spec = parse_product(read_text(path), str(path))
+        if spec.name != name:
+            raise InvalidInput(
+                f"the manifest's name is {spec.name!r} but its folder is {name!r}",
+                where=str(path),
+                hint="make them equal",
+            )
+        return LoadedProduct(spec, path.parent)
+
+    def _manifest(self, name: str) -> Path:
         path = self.services / name / "product.yaml"
         if not self.services.is_dir():
             raise NotFound(
@@ -73,14 +93,7 @@ class Products:
                 where=str(self.services),
                 hint=f"known products: {known}; `plinth product new` adds one",
             )
-        spec = parse_product(read_text(path), str(path))
-        if spec.name != name:
-            raise InvalidInput(
-                f"the manifest's name is {spec.name!r} but its folder is {name!r}",
-                where=str(path),
-                hint="make them equal",
-            )
-        return LoadedProduct(spec, path.parent)
+        return path
 
     def all(self) -> list[LoadedProduct]:
         """Every product; raises as `get` does on the first bad one."""

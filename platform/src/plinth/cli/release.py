@@ -66,7 +66,7 @@ def list_releases(args: Namespace, out: Output) -> None:
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    product = platform.products.get(args.product).spec.name
+    product = platform.products.named(args.product)
     serving = platform.ledger.current(product)
     records = platform.ledger.releases(product)
     now = serving.digest if serving else ""
@@ -183,7 +183,7 @@ def rollback(args: Namespace, out: Output) -> None:
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    product = platform.products.get(args.product).spec.name
+    product = platform.products.named(args.product)
     done = commands.rollback(
         platform.ledger, platform.registry, product, args.to, actor=platform.actor, reason=args.reason
     )

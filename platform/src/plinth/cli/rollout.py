@@ -145,7 +145,7 @@ def _wish(args: Namespace, out: Output, wish: str) -> Rollout:
 
     carry_out = {"pause": commands.pause, "resume": commands.resume, "abort": commands.abort}[wish]
     platform = Platform.from_settings()
-    product = platform.products.get(args.product).spec.name
+    product = platform.products.named(args.product)
     rollout = carry_out(platform.ledger, product, actor=platform.actor, reason=args.reason)
     out.data(_brief(rollout))
     out.text(f"{product}: rollout {rollout.id} of {rollout.candidate[:12]} is {rollout.state.phase}: {rollout.reason}")
@@ -167,7 +167,7 @@ def approve(args: Namespace, out: Output) -> None:
     count = len(approvals.counted(platform.rollouts, waiting, product)) if waiting is not None else None
     out.data({**asdict(given), "rollout": waiting.id if waiting else None, "counted": count})
     out.text(f"{product.name}: {given.actor} approves release {given.digest[:12]}")
-    if waiting is not None:
+    if waiting is not None and waiting.plan.approvals:
         out.text(f"rollout {waiting.id} has {count} of {waiting.plan.approvals} approvals")
         if not count:
             out.note("note: product.yaml changed since the rollout started: abort it and start it anew")
@@ -262,7 +262,7 @@ def list_rollouts(args: Namespace, out: Output) -> None:
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    product = platform.products.get(args.product).spec.name
+    product = platform.products.named(args.product)
     rollouts = platform.rollouts.of(product)
     out.data(
         {

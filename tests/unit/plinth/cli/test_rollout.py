@@ -588,3 +588,20 @@ def test_every_fault_of_the_command_is_one_that_can_be_made():
     from plinth.models.faulty import FAULTS as MADE
 
     assert FAULTS == MADE
+
+
+# With a manifest that cannot be read -------------------------------------------------------------------------------
+
+
+def test_a_broken_manifest_holds_up_no_way_back(run, read, workspace, platform, digests):
+    read("rollout", "start", NAME, "--to", digests[2])
+    manifest = workspace / "services" / NAME / "product.yaml"
+    manifest.write_text("tier: [")
+    assert run("rollout", "start", NAME, "--to", digests[2])[0] == 2
+    assert read("rollout", "pause", NAME)["phase"] == "paused"
+    assert read("rollout", "resume", NAME)["phase"] == "canary"
+    assert read("rollout", "abort", NAME)["phase"] == "aborting"
+    assert read("rollback", NAME, "--to", digests[0])["digest"] == digests[0]
+    assert read("release", "list", NAME)["generation"] == 5
+    assert [item["phase"] for item in read("rollout", "list", NAME)["rollouts"]] == ["aborting"]
+    assert run("rollback", "nothing")[0] == 2
