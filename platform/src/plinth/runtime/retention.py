@@ -25,6 +25,8 @@ GRACE_SECONDS = 7 * 86_400
 LEAST_GRACE_SECONDS = 3600
 """Longer than a pipeline takes between storing an artefact and registering its release."""
 
+FOREVER_SECONDS = 1e11
+
 BATCH = 100
 """Artefacts that are deleted while every other writer of the ledger waits: milliseconds."""
 
@@ -92,7 +94,7 @@ def collect(
             f"a grace period of {grace:g} s could delete what a running pipeline is about to release",
             hint="give 1h or more",
         )
-    before = (time.time() if now is None else now) - grace
+    before = max(0.0, (time.time() if now is None else now) - min(grace, FOREVER_SECONDS))
     since = datetime.fromtimestamp(before, UTC).isoformat(timespec="microseconds")
     retention = Retention(ledger, keep=keep, since=since)
     due = retention.due()
@@ -107,9 +109,11 @@ def collect(
     others = dict(_leftovers(store, before))
     for product, folder in folders.items():
         others |= _request_logs(ledger, product, folder, before)
-    if apply:
+    if apply and others:
+        names = ["/".join(path.parts[-3:]) for path in others]
+        ledger.append_audit(actor, "files.collect", "files", {"files": names[:BATCH], "count": len(names)})
         for path in others:
-            _delete(Path(path))
+            _delete(path)
     return Collection(
         apply, {digest: one.why for digest, one in kept.items()},
         tuple(bundle for bundle in due if bundle.status in {"accepted", "drill"}), spare,
@@ -161,9 +165,14 @@ def _request_logs(ledger: Ledger, product: str, folder: Path, before: float) -> 
         number = path.name.partition("=")[2]
         if not number.isdecimal() or int(number) >= serving.generation or int(number) in running:
             continue
-        files = [file for file in path.iterdir() if file.is_file()]
-        if all(file.stat().st_mtime < before for file in files):
-            found[path] = sum(file.stat().st_size for file in files)
+        if not path.is_dir():  # a drill's, which keeps this generation from being logged
+            continue
+        try:
+            files = [file.stat() for file in path.iterdir()]
+        except FileNotFoundError:  # somebody is at work there
+            continue
+        if all(file.st_mtime < before for file in files):
+            found[path] = sum(file.st_size for file in files)
     return found
 
 

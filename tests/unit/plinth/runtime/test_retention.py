@@ -108,6 +108,13 @@ def test_every_step_is_in_the_audit_log(world, ten):
     actions = [entry.action for entry in world.ledger.audit(limit=5)]
     assert actions == ["release.retire"] * 4 + ["artifact.collect"]
     assert len(world.ledger.audit(limit=1)[0].payload["digests"]) == 4
+    left = world.store.root / "aa" / ".writing-x"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"half")
+    world.age(30)
+    world.collect()
+    (entry,) = world.ledger.audit(limit=1)
+    assert (entry.action, entry.payload) == ("files.collect", {"files": ["artifacts/aa/.writing-x"], "count": 1})
 
 
 def test_nothing_young_goes(world, ten):
@@ -128,6 +135,20 @@ def test_more_can_be_kept_but_not_fewer_than_three_and_not_without_grace(world, 
         world.collect(keep=2)
     with pytest.raises(InvalidInput, match="running pipeline"):
         world.collect(grace=3599)
+
+
+def test_a_grace_longer_than_all_time_collects_nothing(world, ten):
+    done = world.collect(grace=10**15)
+    assert (done.retired, done.artifacts, done.others) == ((), {}, {})
+
+
+def test_a_drills_file_in_the_request_logs_place_is_left_alone(world, ten):
+    place = world.folder / "state" / "requests" / "generation=1"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    os.utime(place, (0, 0))
+    assert world.collect().others == {}
+    assert place.is_file()
 
 
 def test_products_are_counted_each_for_itself(world, ten):
