@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from plinth.errors import Conflict, Corrupt, MissingExtra, Unavailable
+from plinth.errors import Conflict, Corrupt, InvalidInput, MissingExtra, Unavailable
 
 # How long a writer waits for another writer before it says so. Ledger transactions take milliseconds.
 BUSY_SECONDS = 5.0
@@ -20,14 +20,23 @@ HEAD = "0002"  # the newest revision in migrations/versions; a test holds it the
 
 NOT_MIGRATED = "run any `plinth` command that writes (for example `plinth release list`): it creates the ledger"
 
+DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg"})
+SETTING, EXAMPLE = "PLINTH_LEDGER_URL", "such as postgresql+psycopg://plinth@db/ledger; without it, SQLite"
+
 
 def make_engine(url: str) -> sa.Engine:
     """An engine for `url`; SQLite gets WAL, foreign keys and a bounded wait for locks, PostgreSQL bounded waits.
 
     Raises:
+        InvalidInput: It is no such URL. What it is is not repeated: it may hold a password.
         MissingExtra: The URL is PostgreSQL's, and the driver is not installed.
     """
-    parsed = sa.engine.make_url(url)
+    try:
+        parsed = sa.engine.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise InvalidInput("the ledger's address is no SQLAlchemy URL", where=SETTING, hint=EXAMPLE) from None
+    if parsed.drivername not in DRIVERS:
+        raise InvalidInput(f"the ledger cannot be on {parsed.drivername!r}", where=SETTING, hint=EXAMPLE)
     if parsed.get_backend_name() == "postgresql":
         return _postgres(parsed)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})

@@ -224,3 +224,14 @@ def test_a_file_that_is_no_database_is_corrupt(tmp_path):
 def test_a_reader_that_may_not_create_says_that_nothing_is_there(tmp_path):
     with pytest.raises(Unavailable, match="cannot be used"):
         Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", create=False).current("flight-delays")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["secret", "postgresql://u:secret@host:port/x", "mysql://u:secret@host/x", "postgresql+asyncpg://u:secret@h/x"],
+)
+def test_an_address_that_is_none_is_bad_use_and_not_repeated(url):
+    with pytest.raises(InvalidInput) as refusal:
+        Ledger(url)
+    assert refusal.value.where == "PLINTH_LEDGER_URL"
+    assert "secret" not in str(refusal.value)
