@@ -26,6 +26,7 @@ from plinth.core.rollouts import (
     Transition,
     advance,
 )
+from plinth.core.routes import Route
 from plinth.errors import Conflict, NotFound, PlinthError, RefusedByPolicy, Unavailable
 from plinth.ledger.leases import Candidate, Lease
 from plinth.ledger.rollouts import Rollout, Rollouts
@@ -116,6 +117,10 @@ class Controller:
     def leads(self) -> bool:
         """Whether this process surely holds the lease at this moment. Cheap; any thread may ask."""
         return self._held is not None and self._clock() - self._held_at < TRUST_SECONDS
+
+    def keep(self) -> bool:
+        """Take or keep the lease, and look at nothing. Returns whether this process leads. Raises Unavailable."""
+        return self._hold() is not None
 
     def step_down(self) -> None:
         """Give the lease up, so that another controller need not wait. Raises Unavailable."""
@@ -242,10 +247,7 @@ class Controller:
         """See whether the route is applied, ask the gates, and let time count."""
         now = self._clock()
         elapsed, memory.ticked_at = min(now - memory.ticked_at, LONGEST_STEP), now
-        try:
-            self._backend.apply(rollout.product, rollout.route)
-        except Unavailable as error:  # not applied, which the observation shows, and time without it runs out
-            log.warning("the route cannot be applied", extra={"product": rollout.product, "reason": str(error)})
+        self._apply(rollout.product, rollout.route)
         answering = [seen for seen in self._backend.observe(rollout.product) if seen.route is not None]
         applied = bool(answering) and all(seen.route == rollout.route for seen in answering)
         verdicts, points = self._ask_gates(rollout, memory.state)
@@ -257,6 +259,12 @@ class Controller:
             self._save(rollout, memory, lease, after, verdicts)
         else:
             memory.state = after.state
+
+    def _apply(self, product: str, route: Route) -> None:
+        try:
+            self._backend.apply(product, route)
+        except Unavailable as error:  # not applied, which the observation shows, and time without it runs out
+            log.warning("the route cannot be applied", extra={"product": product, "reason": str(error)})
 
     def _ask_gates(self, rollout: Rollout, state: State) -> tuple[Sequence[RolloutVerdict], int]:
         """The verdicts, and how many requests of this stage they rest on.
@@ -279,9 +287,10 @@ class Controller:
 
     def _finish(self, rollout: Rollout, memory: _Memory, lease: Lease) -> None:
         """End what was decided, once every service that answers follows it and nothing waits in the outbox."""
-        serving = self._ledger.current(rollout.product)
-        if serving is None:  # cannot be: a rollout begins beside a serving release
+        serving, route = self._ledger.current(rollout.product), self._rollouts.route(rollout.product)
+        if serving is None or route is None:  # cannot be: a rollout begins beside a serving release
             raise NotFound(f"{rollout.product} serves nothing", where=rollout.product)
+        self._apply(rollout.product, route)
         overtaken = serving.generation > rollout.generation + 1
         seen = self._backend.observe(rollout.product)
         answering = [observation for observation in seen if observation.route is not None]

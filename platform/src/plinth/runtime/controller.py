@@ -109,13 +109,24 @@ def run(
     if once:
         leads = controller.tick()
         if leads:
-            controller.project()
+            _project_once(controller)
             controller.tick()  # what only waited for its projection ends
             controller.step_down()
         return leads
     stop = threading.Event()
     with _until_signalled(stop):
         return _Loop(controller, stop, interval, on_ready).run()
+
+
+def _project_once(controller: Controller) -> None:
+    """Keeps the lease meanwhile: building the registry alone may take longer than a lease is trusted."""
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    with ThreadPoolExecutor(1, "plinth-projection") as pool:
+        work = pool.submit(controller.project)
+        while not wait([work], timeout=INTERVAL / 2).done:
+            controller.keep()
+        work.result()
 
 
 class _Loop:

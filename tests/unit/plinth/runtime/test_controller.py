@@ -67,6 +67,18 @@ def test_a_registry_that_hangs_holds_up_no_tick_and_keeps_the_lease_to_the_end(m
         released.set()
 
 
+def test_once_keeps_the_lease_while_the_registry_is_built(monkeypatch):
+    """Importing MLflow on a busy machine takes longer than a lease is trusted."""
+    monkeypatch.setattr(controller, "INTERVAL", 0.02)
+    fake, kept = Fake(most=99), threading.Event()
+    fake.keep = kept.set
+    fake.hang = lambda: kept.wait(10)
+    monkeypatch.setattr(controller, "build", lambda _platform: fake)
+    assert controller.run(None, once=True)
+    assert kept.is_set()
+    assert (fake.projections, fake.ticks, fake.stepped_down) == (1, 2, True)
+
+
 @pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
 def test_a_projection_that_breaks_ends_the_process(error):
     fake = Fake(most=10_000)
