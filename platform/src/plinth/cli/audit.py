@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 """Seconds between two looks of `tail --follow`."""
+MOST = 10**9
+"""Entries that `tail` asks for at most: databases count no further than they can."""
 LONGEST = 160
 """Characters of one value in `tail`; `export` has all of it."""
 
@@ -62,9 +64,9 @@ def tail(args: Namespace, out: Output) -> None:
         raise InvalidInput(f"--lines is {args.lines}", hint="a number from 0 up")
     if args.follow and args.json:
         raise InvalidInput("--follow never ends, --json is one document", hint="give one of them")
-    ledger = Platform.from_settings().ledger
+    ledger, most = Platform.from_settings().ledger, min(args.lines, MOST)
     newest = ledger.audit(1)  # before the entries, so that none falls between the two
-    entries = ledger.audit(args.lines, args.subject)
+    entries = ledger.audit(most, args.subject)
     out.data({"entries": [_document(entry) for entry in entries]})
     for entry in entries:
         out.text(_line(entry))

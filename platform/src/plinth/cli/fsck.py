@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Timer
 from typing import TYPE_CHECKING
 
 from plinth.cli.command import Groups
@@ -122,16 +122,20 @@ def _grace(text: str) -> int:
 
 @contextmanager
 def _progress(out: Output) -> Iterator[Progress]:
-    """Silent for `PATIENCE_SECONDS`, then a bar on standard error."""
-    started = time.monotonic()
+    """Silent for `PATIENCE_SECONDS`, then a bar on standard error, whether or not anything is told by then."""
     with out.progress() as progress:
         task = progress.add_task("checking", total=None, visible=False)
 
         def tell(what: str, done: int, total: int) -> None:
-            late = time.monotonic() - started > PATIENCE_SECONDS
-            progress.update(task, description=what, completed=done, total=total, visible=late)
+            progress.update(task, description=what, completed=done, total=total)
 
-        yield tell
+        late = Timer(PATIENCE_SECONDS, lambda: progress.update(task, visible=True))
+        late.daemon = True
+        late.start()
+        try:
+            yield tell
+        finally:
+            late.cancel()
 
 
 def _size(count: int) -> str:

@@ -94,9 +94,10 @@ def drill(
     """
     say = on_progress or (lambda _line: None)
     plan = _plan(product, strategy, steps, bake)
+    say("looking for the service and the controller, and making the release")
     url = _check(platform, product)
     endless: Any = load_entry(str(product.spec.serving.traffic))(platform)
-    bodies = list(itertools.islice(endless, int(rate * DEADLINE)))
+    bodies = list(itertools.islice(endless, max(1, int(rate * DEADLINE))))
     release = _register(platform, product.spec.name, fault)
     say(f"release {release[:12]} with the fault {fault!r}; {rate:g} requests a second")
     with ExitStack() as stack:

@@ -95,6 +95,10 @@ def test_tail_with_what_cannot_be_is_bad_use(run, ledger, words):
     assert run("tail", *words)[0] == 2
 
 
+def test_tail_of_more_entries_than_a_database_can_count_is_all_of_them(run, ledger):
+    assert len(run("tail", "-n", 10**20)[1].splitlines()) == 5
+
+
 def test_an_entry_cannot_steer_the_terminal(run, ledger):
     ledger.append_audit("mallory", "a", "flight-delays", {"reason": "\x1b[2J\n     7 all is well"})
     out = run("tail", "-n", 1)[1]

@@ -1,5 +1,6 @@
 """`plinth fsck` and `plinth gc`: what they print, and with which exit code."""
 
+import io
 import json
 import os
 import time
@@ -9,6 +10,7 @@ import pytest
 from ledgers import PRODUCT
 from plinth.cli import fsck
 from plinth.cli.main import main
+from plinth.cli.output import Output
 from plinth.wiring import Platform
 
 
@@ -109,3 +111,22 @@ def test_what_would_be_dangerous_is_refused(run, platform, words, said):
 @pytest.mark.parametrize(("size", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (5e12, "5000.0 GB")])
 def test_sizes_are_said_in_words(size, text):
     assert fsck._size(int(size)) == text
+
+
+def test_what_waits_without_a_word_shows_itself_after_a_while(monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setattr(fsck, "PATIENCE_SECONDS", 0.05)
+    shown = io.StringIO()
+    out = Output()
+    out._console = Console(file=shown, force_terminal=True)
+    with fsck._progress(out) as tell:
+        tell("services", 0, 1)
+        until = time.monotonic() + 10
+        while "services" not in shown.getvalue() and time.monotonic() < until:
+            time.sleep(0.02)
+    assert "services" in shown.getvalue()
+
+
+def test_where_nobody_watches_nothing_is_written_beside_the_answer(run, platform):
+    assert run("fsck")[2] == ""
