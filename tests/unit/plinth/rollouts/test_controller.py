@@ -12,6 +12,7 @@ from plinth.core.evidence import Cell, Evidence
 from plinth.core.manifests import parse_product
 from plinth.core.rollout_policy import Contract
 from plinth.core.rollouts import Command, Plan, RolloutVerdict, Stage, advance
+from plinth.core.routes import Route
 from plinth.errors import Conflict, InvalidInput, NotFound, Unavailable
 from plinth.ledger.leases import Candidate
 from plinth.ledger.rollouts import Rollouts
@@ -20,6 +21,7 @@ from plinth.rollouts import release
 from plinth.rollouts.approvals import policy_digest
 from plinth.rollouts.controller import Controller
 from plinth.rollouts.projection import LEASE, Projector
+from plinth.serving.memory_backend import MemoryBackend
 from plinth.serving.port import Observation
 
 PRODUCT = "flight-delays"
@@ -222,6 +224,16 @@ def test_a_failed_gate_rolls_back_with_its_reason(world):
     assert world.serves == world.digests[0]
     assert "rollout.aborting" in world.actions()
     assert world.rollouts.verdicts(world.newest.id)[-1].verdict.outcome == "fail"
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["rolled back", "promoted"])
+def test_a_backend_that_reads_no_ledger_is_told_how_it_ends(world, number):
+    backend = world.controller._backend = MemoryBackend()
+    world.start()
+    world.step(2)
+    world.outcome = "pass" if number else "fail"
+    world.run("done" if number else "rolled-back")
+    assert backend.routes[PRODUCT] == Route(3, 0, world.digests[number])
 
 
 def test_missing_metrics_roll_back_when_patience_ends(world):
