@@ -42,7 +42,8 @@ class PrometheusSignals:
     """The signals of a Prometheus server. Each service must be scraped once, and by no second job.
 
     Counts are those of the last scrape. A service that restarts counts from nothing again, and one that cannot be
-    scraped has no counts: both give less evidence than there was, never more, and less evidence never promotes.
+    scraped has no counts: both give less evidence than there was, never more. That includes the errors of a candidate
+    that took its process down with it, which the request log keeps: alert on restarts during a rollout.
 
     A window is the difference of two scrapes of the same process, so its ends are rounded to scrapes, and its counts
     are whole. What a process counted that restarted in the window is what it counted since.
