@@ -3,16 +3,21 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from faults.forking import fork_context
+from plinth.core.findings import violations
 from plinth.core.rollouts import Plan, RolloutVerdict, Stage, State
 from plinth.core.routes import Route
 from plinth.errors import Conflict, NotFound, RefusedByPolicy, Unavailable
 from plinth.ledger import database, schema
 from plinth.ledger.audit import first_broken
+from plinth.ledger.invariants import check_ledger
 from plinth.ledger.leases import Candidate
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
@@ -354,4 +359,33 @@ def test_four_processes_that_use_a_new_ledger_at_once_migrate_it_once(ledger_url
     assert len(actions(ledger)) == 4
     with ledger.read() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [database.HEAD]
+    ledger.close()
+
+
+def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_do_what_is_new(ledger_url, make_manifest):
+    engine = database.make_engine(ledger_url)
+    if engine.dialect.name == "sqlite":
+        Path(engine.url.database).parent.mkdir(exist_ok=True)
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    old = Ledger(ledger_url, create=False)
+    first, second = (old.register_release(make_manifest(number), "ada") for number in (1, 2))
+    with old.write() as connection:
+        old.swap(connection, PRODUCT, first, 0, actor="ada", reason="first", kind="promote")
+    with pytest.raises(Unavailable):
+        Rollouts(old).active(PRODUCT)
+    old.close()
+    ledger = Ledger(ledger_url)
+    assert start(ledger, second, 1).generation == 2
+    assert ledger.release(ledger.register_release(make_manifest(3), "ada", drill=True)).status == "drill"
+    assert [entry.kind for entry in ledger.history(PRODUCT)] == ["start", "promote"]
+    assert violations(check_ledger(ledger)) == []
+    with pytest.raises(sa.exc.IntegrityError), ledger.engine.begin() as connection:
+        connection.execute(schema.release.update().values(status="whatever"))
+    with pytest.raises(sa.exc.IntegrityError), ledger.engine.begin() as connection:
+        connection.execute(schema.release.delete())
     ledger.close()
