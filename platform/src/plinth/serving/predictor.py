@@ -265,6 +265,9 @@ class Predictor:
         seconds: float,
         defaulted: int,
     ) -> None:
+        """One record of a rollout's evidence; while nothing is rolled out there is nothing to judge, so none is."""
+        if routing.candidate is None:
+            return
         route, entities = routing.route, share.instances.entity_ids
         scores = share.scored.scores if share.scored is not None else NO_SCORES
         self.requests.append(
@@ -273,11 +276,10 @@ class Predictor:
                 code, seconds, len(entities), defaulted, entities if code < 500 else (), scores,
             )
         )  # fmt: skip
-        if routing.candidate is not None:
-            self.observer.arm(
-                route=route, arm=share.arm, release=share.release.digest, failed=code >= 500, seconds=seconds,
-                scores=scores, defaulted=defaulted,
-            )  # fmt: skip
+        self.observer.arm(
+            route=route, arm=share.arm, release=share.release.digest, failed=code >= 500, seconds=seconds,
+            scores=scores, defaulted=defaulted,
+        )  # fmt: skip
 
 
 def _shares(routing: Routing, instances: Instances) -> list[Share]:

@@ -1,7 +1,7 @@
 """The request log: one record a request and arm, the evidence that a rollout is judged by.
 
-It holds what the gates count (status, service time, scores), so it is small, and is written whether or not a rollout
-runs. Shadow scores are here only: the inference log holds what was answered.
+It holds what the gates count (status, service time, scores), so it is small, and is written while a candidate is
+routed: without one there is nothing to judge. Shadow scores are here only, the inference log holds what was answered.
 """
 
 from __future__ import annotations

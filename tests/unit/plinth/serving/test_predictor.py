@@ -32,16 +32,22 @@ def records(running):
     return running.requests.entries
 
 
-def test_without_a_rollout_one_record_a_request_says_who_answered(running):
+def test_without_a_rollout_nothing_is_written_down_for_its_gates(running):
+    predict(running, IDS)
+    assert records(running) == []
+    assert running.observer.arms == []
+
+
+def test_in_a_rollout_one_record_a_request_says_who_answered(running, roll_out, bundle):
+    route = roll_out(bundle(1.0), 0)
     predict(running, IDS[:3], **{"x-request-id": "one"})
     (record,) = records(running)
-    assert (record.request_id, record.generation, record.step, record.arm, record.code) == ("one", 1, 0, "serving", 200)
-    assert (record.release, record.rows, list(record.entity_ids)) == (running.source.wanted.serving, 3, IDS[:3])
+    assert (record.request_id, record.generation, record.step, record.arm, record.code) == ("one", 2, 1, "serving", 200)
+    assert (record.release, record.rows, list(record.entity_ids)) == (route.serving, 3, IDS[:3])
     assert record.defaulted == 3
     assert record.scores.tolist() == pytest.approx([0.5] * 3)
     assert 0 < record.seconds < 1
     assert abs(record.clock - time.monotonic()) < 10
-    assert running.observer.arms == [], "no candidate is routed"
 
 
 def test_an_entity_is_answered_by_the_release_that_the_route_says(running, roll_out, bundle):
@@ -189,7 +195,8 @@ def test_a_locked_store_is_written_down_for_whom_it_kept_from_answering(running,
     running.reader.locked_reads = 0
 
 
-def test_a_full_request_log_keeps_its_rows_and_takes_none_of_the_inference_logs(running):
+def test_a_full_request_log_keeps_its_rows_and_takes_none_of_the_inference_logs(running, roll_out, bundle):
+    roll_out(bundle(1.0), 0)
     running.requests.full = True
     predict(running, IDS[:2])
     flushed = running.call("POST", "/inference-log/flush")
