@@ -1,5 +1,6 @@
 """One suite for the ledger, run on every database it can be kept in."""
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from faults.forking import fork_context
 from plinth.core.findings import violations
 from plinth.core.rollouts import Plan, RolloutVerdict, Stage, State
 from plinth.core.routes import Route
-from plinth.errors import Conflict, NotFound, RefusedByPolicy, Unavailable
+from plinth.errors import Conflict, InvalidInput, NotFound, RefusedByPolicy, Unavailable
 from plinth.ledger import database, schema
 from plinth.ledger.audit import first_broken
 from plinth.ledger.invariants import check_ledger
@@ -171,6 +172,23 @@ def test_a_drill_s_release_is_never_promoted(ledger, make_manifest):
     digest = ledger.register_release(make_manifest(2), "ada", drill=True)
     with pytest.raises(RefusedByPolicy, match="drill"):
         ledger.promote(PRODUCT, digest, expected_generation=1, actor="ada", reason="")
+
+
+@pytest.mark.parametrize("field", ["actor", "reason"])
+def test_a_text_that_is_no_unicode_is_bad_input_and_changes_nothing(ledger, make_manifest, field):
+    """A command line's byte that is no UTF-8 arrives as half a surrogate."""
+    digest = ledger.register_release(make_manifest(1), "ada")
+    with pytest.raises(InvalidInput, match="cannot keep this text"):
+        ledger.promote(PRODUCT, digest, expected_generation=0, **{"actor": "ada", "reason": "why", field: "\udcff"})
+    assert ledger.current(PRODUCT) is None
+    assert actions(ledger) == ["release.register"]
+
+
+def test_a_name_that_is_too_long_is_never_a_damaged_database(ledger):
+    """SQLite keeps what PostgreSQL refuses."""
+    with contextlib.suppress(InvalidInput):
+        ledger.append_audit("a" * 1000, "product.note", PRODUCT, {})
+    assert len(actions(ledger)) == (1 if ledger.engine.dialect.name == "sqlite" else 0)
 
 
 def test_what_is_not_there_is_not_found(ledger, rollouts, make_manifest):

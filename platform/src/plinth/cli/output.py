@@ -42,7 +42,7 @@ class Output:
             sys.stdout.write(line + "\n")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table of the answer, for people."""
+        """A table of the answer, for people. What somebody wrote into a cell cannot steer the reader's terminal."""
         if self.json_mode:
             return
         from rich import box
@@ -51,7 +51,7 @@ class Output:
 
         table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
+            table.add_row(*("" if cell is None else _harmless(str(cell)) for cell in row))
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160, markup=False)
         with console.capture() as shown:  # written by us: rich exits with 1 where the reader went away
             console.print(table)
@@ -82,3 +82,7 @@ class Output:
             console=self.console, transient=True, disable=not self.console.is_terminal,
         ) as progress:  # fmt: skip
             yield progress
+
+
+def _harmless(text: str) -> str:
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text)

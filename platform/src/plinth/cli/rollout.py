@@ -140,6 +140,7 @@ def abort(args: Namespace, out: Output) -> None:
 
 
 def _wish(args: Namespace, out: Output, wish: str) -> Rollout:
+    from plinth.cli.rollout_view import printable
     from plinth.rollouts import commands
     from plinth.wiring import Platform
 
@@ -148,7 +149,8 @@ def _wish(args: Namespace, out: Output, wish: str) -> Rollout:
     product = platform.products.named(args.product)
     rollout = carry_out(platform.ledger, product, actor=platform.actor, reason=args.reason)
     out.data(_brief(rollout))
-    out.text(f"{product}: rollout {rollout.id} of {rollout.candidate[:12]} is {rollout.state.phase}: {rollout.reason}")
+    why = printable(rollout.reason)
+    out.text(f"{product}: rollout {rollout.id} of {rollout.candidate[:12]} is {rollout.state.phase}: {why}")
     return rollout
 
 

@@ -110,9 +110,16 @@ def translated(where: str) -> Iterator[None]:
         Unavailable: Locked for too long, disk full, not reachable, not migrated.
         Conflict: A uniqueness rule was broken: somebody else was first.
         Corrupt: The file is no database.
+        InvalidInput: A text is no Unicode, or longer than its column.
     """
     try:
         yield
+    except (UnicodeEncodeError, sa.exc.DataError) as error:
+        raise InvalidInput(
+            "the ledger cannot keep this text: it is too long, or holds what is no character",
+            where=where,
+            hint="give a shorter one in UTF-8 as the name (PLINTH_ACTOR) or reason; nothing was changed",
+        ) from error
     except sa.exc.IntegrityError as error:
         raise Conflict("somebody else changed the ledger first", where=where, hint="look again, then retry") from error
     except sa.exc.OperationalError as error:

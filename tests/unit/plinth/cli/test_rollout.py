@@ -277,6 +277,10 @@ def test_a_reason_cannot_steer_the_terminal(run, digests):
     out = run("rollout", "status", NAME)[1]
     assert "\x1b" not in out
     assert not any(line.startswith("serving") for line in out.splitlines())
+    for words in (["list", NAME], ["pause", NAME, "--reason", "\x1b[2J"]):
+        out = run("rollout", *words)[1]
+        assert "\x1b" not in out
+        assert "\N{REPLACEMENT CHARACTER}[2J" in out
 
 
 def test_list_shows_every_rollout_newest_first(run, read, platform, digests, make_manifest):
@@ -605,3 +609,7 @@ def test_a_broken_manifest_holds_up_no_way_back(run, read, workspace, platform, 
     assert read("release", "list", NAME)["generation"] == 5
     assert [item["phase"] for item in read("rollout", "list", NAME)["rollouts"]] == ["aborting"]
     assert run("rollback", "nothing")[0] == 2
+
+
+def test_a_reason_that_is_no_text_is_bad_use(run, digests):
+    assert run("rollout", "start", NAME, "--to", digests[2], "--reason", "\udcff")[0] == 2
