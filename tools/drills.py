@@ -51,20 +51,24 @@ def main() -> int:
     if unknown := sorted(set(chosen) - set(names)):
         parser.error(f"no drill {', '.join(unknown)}; there are: {', '.join(names)}")
     EVIDENCE.mkdir(parents=True, exist_ok=True)
-    failed = []
-    with _platform() as platform:
-        product = platform.products.get(PRODUCT)
-        for place, name in enumerate(chosen, 1):
-            say(f"[{place}/{len(chosen)}] {name}")
-            if name == CONTROL:
-                found = control(platform, product)
-                good = found["done"]
-            else:
-                fault = next(fault for fault in FAULTS if fault == name)
-                found = drill(platform, product, fault, rate=RATE, on_progress=say)
-                good = found["detected"] and found["rolled_back"]
-            if not good:
-                failed.append(name)
+    failed, results = [], {}
+    try:
+        with _platform() as platform:
+            product = platform.products.get(PRODUCT)
+            for place, name in enumerate(chosen, 1):
+                say(f"[{place}/{len(chosen)}] {name}")
+                if name == CONTROL:
+                    found = control(platform, product)
+                    good = found["done"]
+                else:
+                    fault = next(fault for fault in FAULTS if fault == name)
+                    found = drill(platform, product, fault, rate=RATE, on_progress=say)
+                    good = found["detected"] and found["rolled_back"]
+                if not good:
+                    failed.append(name)
+                results[name] = found
+    finally:  # not before: a file that is written makes the commit of the next drill one "with changes"
+        for name, found in results.items():
             _file(name).write_text(json.dumps(found, indent=1) + "\n")
     (EVIDENCE / "README.md").write_text(page())
     say(f"wrote {EVIDENCE.relative_to(ROOT)}" + (f"; NOT as it should be: {', '.join(failed)}" if failed else ""))
@@ -219,7 +223,7 @@ def page() -> str:
             f"{found['requests_harmed']:,}",
             f"{found['requests_failed']:,}",
             ", ".join(failed) or found["reason"],
-            f"{found['at'][:10]}, {found['commit'][:12]}",
+            _when(found),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if _file(CONTROL).is_file():
@@ -229,9 +233,14 @@ def page() -> str:
             "",
             f"The control, [the same release again](rollout-{CONTROL}.json): {found['phase']} after "
             f"{found['seconds']:.0f} s and {found['requests_total']:,} requests, {found['requests_failed']:,} failed "
-            f"({found['at'][:10]}, {found['commit'][:12]}).",
+            f"({_when(found)}).",
         ]
     return "\n".join([*lines, "", f"Machine: {'; '.join(sorted(machines))}.", ""])
+
+
+def _when(found: dict[str, Any]) -> str:
+    commit, _, changes = found["commit"].partition(" ")
+    return f"{found['at'][:10]}, {commit[:12]} {changes}".rstrip()
 
 
 def _seconds(value: float | None, happened: bool) -> str:
