@@ -11,7 +11,7 @@ import os
 import platform as machine_of
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,7 +243,7 @@ def _rolled_out(
             yield rollout
         finally:
             if Rollouts(platform.ledger).get(rollout.id).active:
-                commands.abort(platform.ledger, name, actor=platform.actor, reason="the drill ended")
+                _abort(platform, name, "the drill ended")
 
 
 _NOTE = "A drill keeps the requests of this generation from being logged. Delete this file when none is running.\n"
@@ -294,11 +294,16 @@ def _follow(platform: Platform, rollout: Rollout, traffic: Traffic, say: Progres
             return now
         # Paused is inconclusive: the gates gave up, and nobody would come to look.
         if now.active and (now.state.phase == "paused" or time.monotonic() > deadline):
-            commands.abort(platform.ledger, now.product, actor=platform.actor, reason="the drill waited long enough")
+            _abort(platform, now.product, "the drill waited long enough")
             aborted, deadline = True, time.monotonic() + SETTLE
         elif time.monotonic() > deadline:  # decided, and not yet seen everywhere
             aborted, deadline = True, time.monotonic() + SETTLE
         time.sleep(0.1)
+
+
+def _abort(platform: Platform, product: str, reason: str) -> None:
+    with suppress(Conflict, NotFound):  # the controller, or somebody, decided at this very moment
+        commands.abort(platform.ledger, product, actor=platform.actor, reason=reason)
 
 
 def _measure(platform: Platform, rollout: Rollout, rolled_back: bool, answers: list[Answer]) -> dict[str, Any]:
