@@ -239,7 +239,7 @@ def look(platform: Platform, product: LoadedProduct) -> dict[str, Any]:
     from plinth.rollouts.status import describe
 
     spec = product.spec
-    newest = next(iter(platform.rollouts.of(spec.name)), None)
+    newest = platform.rollouts.newest(spec.name)
     budget, problem = None, ""
     if newest is not None and newest.state.phase != "waiting":
         budget, problem = _budget(platform, spec, newest)

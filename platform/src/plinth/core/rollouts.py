@@ -16,7 +16,7 @@ from plinth.core.durations import seconds
 from plinth.core.products import Product
 from plinth.core.rollout_policy import RolloutGate, Strategy, resolve
 from plinth.core.routes import FULL, Route
-from plinth.errors import Conflict, InvalidInput
+from plinth.errors import Conflict, InvalidInput, RefusedByPolicy
 
 Phase = Literal[
     "waiting", "shadow", "canary", "full", "paused", "promoting", "done", "aborting", "rolled-back"
@@ -147,7 +147,8 @@ def make_plan(
     """The plan of a rollout: the product's policy, with what the caller says instead.
 
     Raises:
-        InvalidInput: Steps for a strategy that has none.
+        InvalidInput: Steps for a strategy that has none, or a drill that could answer everything.
+        RefusedByPolicy: A drill that would answer users of a product whose releases need approval.
     """
     policy = resolve(product.rollout, product.tier)
     chosen = strategy or policy.strategy
@@ -158,6 +159,11 @@ def make_plan(
     watched = float(seconds(bake or policy.bake or "1m"))
     stages = _stages(chosen, steps or policy.steps or (100,), watched, policy.shadow or "0s")
     if drill:
+        if policy.approvals and chosen == "canary":
+            raise RefusedByPolicy(
+                f"{product.name} asks for approval before a release answers its users, and a drill's is bad on purpose",
+                where="rollout.approvals", hint="drill with --strategy shadow, where it answers nobody",
+            )  # fmt: skip
         stages = [stage for stage in stages if stage.kind != "full"]
         if not stages:
             raise InvalidInput(

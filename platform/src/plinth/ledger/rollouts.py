@@ -110,6 +110,14 @@ class Rollouts:
         with self.ledger.read() as connection:
             return [_rollout(row) for row in connection.execute(query)]
 
+    def newest(self, product: str) -> Rollout | None:
+        """The product's newest rollout, or None."""
+        table = schema.rollout
+        query = sa.select(table).where(table.c.product == product).order_by(table.c.id.desc()).limit(1)
+        with self.ledger.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else _rollout(row)
+
     def of(self, product: str) -> list[Rollout]:
         """The product's rollouts, newest first."""
         table = schema.rollout

@@ -138,7 +138,7 @@ def rollback(
         RefusedByPolicy: `digest` never served the product, or serves it already.
         Conflict: Somebody else was faster, or the bad release is gone already: going back once more needs a `digest`.
     """
-    newest = next(iter(Rollouts(ledger).of(product)), None)
+    newest = Rollouts(ledger).newest(product)
     running = newest if newest is not None and newest.active else None
     if running is not None and (digest is None or ledger.release(digest).digest == running.serving):
         try:
@@ -184,7 +184,7 @@ def promote(
 
 def _running(ledger: Ledger, product: str) -> Rollout:
     """The product's rollout that has not ended."""
-    newest = next(iter(Rollouts(ledger).of(product)), None)
+    newest = Rollouts(ledger).newest(product)
     if newest is None or newest.ended_at is not None:
         raise NotFound(
             f"no rollout of {product} is running",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from plinth.core.evidence import Evidence
 from plinth.core.products import Product
@@ -47,6 +47,8 @@ LONGEST_STEP = 3.0
 SAVE_SECONDS = 2.0
 """A crash loses at most so much of a stage's time."""
 SAVE_PAUSED_SECONDS = 10.0
+RESTARTS = 3
+"""Times a service may be started again during a rollout. A process that dies takes the evidence of its death along."""
 LONGEST_WAIT = 30.0
 """Seconds between two tries of a rollout that fails, at most."""
 
@@ -55,7 +57,8 @@ LONGEST_WAIT = 30.0
 class _Memory:
     """What this process knows of a rollout beside the ledger. Losing it costs `SAVE_SECONDS` of a stage's time.
 
-    `state` is where the rollout is by the time that passed since `revision` was written.
+    `state` is where the rollout is by the time that passed since `revision` was written; `instances` are the processes
+    seen last at each address, `restarts` how often there was another one.
     """
 
     revision: int
@@ -65,6 +68,15 @@ class _Memory:
     failures: int = 0
     retry_at: float = 0.0
     problem: str = ""
+    instances: dict[str, str] = field(default_factory=dict)
+    restarts: int = 0
+
+    def see(self, observations: Iterable[Observation]) -> None:
+        """Count the services that were started again since they were seen last."""
+        for seen in observations:
+            before = self.instances.get(seen.where, seen.instance)
+            self.restarts += before != seen.instance
+            self.instances[seen.where] = seen.instance
 
 
 class Controller:
@@ -250,7 +262,9 @@ class Controller:
         self._apply(rollout.product, rollout.route)
         answering = [seen for seen in self._backend.observe(rollout.product) if seen.route is not None]
         applied = bool(answering) and all(seen.route == rollout.route for seen in answering)
+        memory.see(answering)
         verdicts, points = self._ask_gates(rollout, memory.state)
+        verdicts = [*verdicts, *_restarted(memory.restarts)]
         tick = Tick(elapsed, applied, verdicts, points)
         after = advance(rollout.plan, memory.state, tick)
         moved = (after.state.phase, after.state.stage) != (rollout.state.phase, rollout.state.stage)
@@ -341,6 +355,14 @@ class Controller:
                     "reason": saved.reason,
                 },
             )  # fmt: skip
+
+
+def _restarted(times: int) -> list[RolloutVerdict]:
+    """A verdict on the services' restarts, when there were too many."""
+    if times < RESTARTS:
+        return []
+    reason = f"the service was started again {times} times while the rollout ran"
+    return [RolloutVerdict(gate="restarts", outcome="fail", reason=reason, evidence={"restarts": times})]
 
 
 def _outcomes(verdicts: Iterable[RolloutVerdict]) -> dict[str, str]:

@@ -37,7 +37,7 @@ def describe(
     """
     serving = rollouts.ledger.current(product.name)
     route = rollouts.route(product.name)
-    rollout = next(iter(rollouts.of(product.name)), None)
+    rollout = rollouts.newest(product.name)
     document: dict[str, Any] = {
         "product": product.name,
         "serving": serving.digest if serving else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -29,10 +30,12 @@ class Health:
         self._log = log
         self._requests = requests
         self._probe = probe
+        self._instance = os.urandom(8).hex()
 
     def state(self) -> dict[str, Any]:
         """`ready`, `reasons` (why not), `warnings` (serving, but look), `release` and `generation` that serve, `route`
-        (as it is applied, or None), `loaded` (digests in memory), `inference_log`.
+        (as it is applied, or None), `loaded` (digests in memory), `instance` (another one after a restart),
+        `inference_log`.
 
         Reads the online store; call it outside the event loop.
         """
@@ -62,5 +65,6 @@ class Health:
             "generation": routing.route.generation if routing else None,
             "route": asdict(routing.route) if routing else None,
             "loaded": [release.digest for release in routing.loaded] if routing else [],
+            "instance": self._instance,
             "inference_log": self._log.stats(),
         }

@@ -48,8 +48,9 @@ class HttpBackend:
             state = json.loads(self._read(url))
             problems = [*state.get("reasons", ()), *state.get("warnings", ())]
             return Observation(
-                url, _route(state.get("route")), tuple(map(str, state.get("loaded", ()))), "; ".join(map(str, problems))
-            )
+                url, _route(state.get("route")), tuple(map(str, state.get("loaded", ()))),
+                "; ".join(map(str, problems)), str(state.get("instance", "")),
+            )  # fmt: skip
         except (OSError, http.client.HTTPException) as error:
             return Observation(url, None, problem=f"does not answer: {error or type(error).__name__}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -128,12 +128,14 @@ class Observation:
         route: The route it applies, None while it serves nothing.
         loaded: Digests of the releases it holds in memory.
         problem: Why it does not apply what the ledger wants, or why it does not answer; "" when it is well.
+        instance: Which process it is; another one after a restart. "" where the backend does not tell.
     """
 
     where: str
     route: Route | None
     loaded: tuple[str, ...] = ()
     problem: str = ""
+    instance: str = ""
 
 
 class Backend(Protocol):

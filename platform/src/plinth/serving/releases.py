@@ -242,7 +242,10 @@ class ReleaseHolder:
             if wanted is None:
                 self.problem = "no release has been promoted yet"
                 return False
-        elif wanted is None or wanted == self.routing.route:
+        elif wanted is None:
+            self.problem = "the ledger says that nothing serves: it was lost or made anew"
+            return False
+        elif wanted == self.routing.route:
             self.problem = None
             return False
         elif (refusal := _refusal(wanted, self.routing.route)) is not None:

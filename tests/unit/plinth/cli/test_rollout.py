@@ -330,15 +330,15 @@ def test_watch_with_json_prints_the_last_document_only(monkeypatch, run, platfor
 def test_watch_goes_on_while_the_ledger_is_away_for_a_moment(monkeypatch, run, platform, digests):
     run("rollout", "start", NAME, "--to", digests[2])
     to(platform, "aborting")
-    of, moves = type(platform.rollouts).of, []
+    newest, moves = type(platform.rollouts).newest, []
 
     def away(self, product):
         moves.append(product)
         if len(moves) in (3, 4):
             raise Unavailable("the database is locked")
-        return of(self, product)
+        return newest(self, product)
 
-    monkeypatch.setattr(type(platform.rollouts), "of", away)
+    monkeypatch.setattr(type(platform.rollouts), "newest", away)
     ends = [lambda: None, lambda: None, lambda: to(platform, "rolled-back")]
     monkeypatch.setattr(rollout_view.time, "sleep", lambda seconds: ends.pop(0)())
     code, _, err = run("rollout", "status", NAME, "--watch")

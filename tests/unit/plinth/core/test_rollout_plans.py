@@ -5,7 +5,7 @@ import yaml
 
 from plinth.core.products import Product
 from plinth.core.rollouts import State, first_state, make_plan
-from plinth.errors import InvalidInput
+from plinth.errors import InvalidInput, RefusedByPolicy
 
 PRODUCT = Path(__file__).parents[4] / "services" / "flight-delays" / "product.yaml"
 
@@ -56,7 +56,7 @@ def test_steps_are_for_canaries(strategy):
 
 
 def test_a_drill_never_answers_everything_and_asks_nobody():
-    plan = make_plan(product(1), drill=True)
+    plan = make_plan(product(2), drill=True)
     assert plan.drill
     assert plan.approvals == 0
     assert {stage.kind for stage in plan.stages} == {"shadow", "canary"}
@@ -66,3 +66,10 @@ def test_a_drill_never_answers_everything_and_asks_nobody():
 def test_a_drill_that_would_answer_everything_is_refused(given):
     with pytest.raises(InvalidInput):
         make_plan(product(), drill=True, **given)
+
+
+def test_where_people_must_approve_a_drill_answers_nobody():
+    with pytest.raises(RefusedByPolicy, match="bad on purpose"):
+        make_plan(product(1), drill=True)
+    plan = make_plan(product(1), strategy="shadow", drill=True)
+    assert [stage.kind for stage in plan.stages] == ["shadow"]

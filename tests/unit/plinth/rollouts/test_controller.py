@@ -63,6 +63,7 @@ class Services:
 
     def __init__(self, ledger):
         self.rollouts, self.frozen, self.down, self.applied = Rollouts(ledger), {}, set(), []
+        self.starts = 1
 
     def apply(self, product, route):
         self.applied.append(route)
@@ -70,7 +71,8 @@ class Services:
     def observe(self, product):
         if product in self.down:
             return [Observation(product, None, problem="does not answer")]
-        return [Observation(product, self.frozen.get(product) or self.rollouts.route(product))]
+        route = self.frozen.get(product) or self.rollouts.route(product)
+        return [Observation(product, route, instance=f"process {self.starts}")]
 
 
 class World:
@@ -210,6 +212,19 @@ def test_an_alias_that_a_training_put_elsewhere_is_left_alone(world):
     world.run("rolled-back")
     world.step(31)
     assert world.registry.aliases == {"serving": "2", "candidate": "3"}
+
+
+def test_a_service_that_keeps_being_started_again_rolls_back_although_its_counts_look_well(world):
+    world.start()
+    world.step()
+    for _ in range(2):
+        world.services.starts += 1
+        world.step(0.5)
+    assert world.newest.state.phase == "canary", "a restart or two happen"
+    world.services.starts += 1
+    world.run("rolled-back", seconds=0.5)
+    assert world.newest.reason == "restarts: the service was started again 3 times while the rollout ran"
+    assert world.serves == world.digests[0]
 
 
 def test_a_failed_gate_rolls_back_with_its_reason(world):

@@ -63,6 +63,15 @@ def test_a_newer_generation_is_taken_over(holder, source, bundle):
     assert holder.problem is None
 
 
+def test_a_ledger_that_serves_nothing_any_more_takes_nothing_away_and_is_said_to(holder, source, bundle):
+    source.promote(bundle(0.1), generation=1)
+    holder.poll()
+    source.wanted = None
+    assert holder.poll() is False
+    assert holder.routing.route.generation == 1
+    assert "nothing serves" in holder.problem
+
+
 def test_an_older_generation_is_refused(holder, source, bundle):
     source.promote(bundle(0.1), generation=5)
     holder.poll()
