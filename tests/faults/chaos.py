@@ -347,7 +347,7 @@ class Being:
             self.fate = failpoint
         elif not calm:
             self.fate = dice.choice(self.failpoints) if dice.random() < PLANNED[self.role] else "random"
-            self.until = time.monotonic() + (high if self.fate != "random" else dice.uniform(low, high))
+            self.until = time.monotonic() + (max(high, 3.0) if self.fate != "random" else dice.uniform(low, high))
         arguments = [dice.getrandbits(31) if item is SEED else item for item in self.arguments]
         self.process = self.world.start(self.target, arguments, self.name, self.fate if self.fate != "random" else "")
 
