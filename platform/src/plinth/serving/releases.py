@@ -76,6 +76,17 @@ class Routing:
         return (self.serving,) if self.candidate is None else (self.serving, self.candidate)
 
 
+def on_equal_terms(serving: LoadedRelease, candidate: LoadedRelease) -> tuple[LoadedRelease, LoadedRelease]:
+    """Both with feature readers that remember the same: shared where the read plan is, else both new.
+
+    A reader keeps the rows it has read. Beside one that has served for hours a new release would look slow, and be
+    rolled back for it.
+    """
+    if serving.plan == candidate.plan:
+        return serving, replace(candidate, _local=serving._local)
+    return replace(serving, _local=threading.local()), candidate
+
+
 def check_finite(scores: NDArray[np.float64], release: LoadedRelease) -> None:
     """Refuse scores that JSON cannot carry.
 
@@ -273,7 +284,7 @@ class ReleaseHolder:
             alone = Route(wanted.generation, 0, wanted.serving)
             if self.routing is None or alone.order > self.routing.route.order:
                 self._apply(Routing(alone, serving))
-            candidate = self._loaded(wanted.candidate)
+            serving, candidate = on_equal_terms(serving, self._loaded(wanted.candidate))
         self._apply(Routing(wanted, serving, candidate))
 
     def _loaded(self, digest: str) -> LoadedRelease:
@@ -303,7 +314,7 @@ class ReleaseHolder:
         before, self.routing = self.routing, routing
         route = routing.route
         fields: dict[str, Any] = {"release": route.serving, "generation": route.generation}
-        if before is None or before.serving is not routing.serving:
+        if before is None or before.serving.digest != route.serving:
             self._on_event("release taken over", logging.INFO, **fields, before=before.serving.digest if before else "")
         if route.candidate is not None or (before is not None and before.candidate is not None):
             self._on_event(

@@ -72,6 +72,22 @@ def test_a_ledger_that_serves_nothing_any_more_takes_nothing_away_and_is_said_to
     assert "nothing serves" in holder.problem
 
 
+def test_a_candidate_is_not_judged_cold_beside_a_warm_serving_release(holder, source, bundle):
+    first = source.promote(bundle(0.1), generation=1)
+    holder.poll()
+    warm = holder.routing.serving.reader()
+    second = source.register(bundle(0.2))
+    source.wanted = Route(2, 1, first.serving, second, 1000)
+    assert holder.poll()
+    assert holder.routing.candidate.reader() is holder.routing.serving.reader() is warm
+    views = [{"name": "history", "join_keys": ["id"]}, {"name": "more", "join_keys": ["id"]}]
+    third = source.register(bundle(0.3, plan={"views": views}))
+    source.wanted = Route(3, 1, first.serving, third, 1000)
+    assert holder.poll()
+    assert holder.routing.serving.reader() is not warm
+    assert holder.routing.candidate.reader() is not holder.routing.serving.reader()
+
+
 def test_an_older_generation_is_refused(holder, source, bundle):
     source.promote(bundle(0.1), generation=5)
     holder.poll()
