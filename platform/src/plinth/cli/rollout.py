@@ -44,7 +44,7 @@ def register(groups: Groups) -> None:
         help="Where a product's newest rollout is: step, traffic, gates and their evidence, what it waits for.",
         example="plinth rollout status flight-delays --watch",
     )
-    command.add_argument("product")
+    _optional_product(command)
     command.add_argument(
         "--watch",
         action="store_true",
@@ -86,6 +86,31 @@ def _plan_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--bake", metavar="DURATION", help="time each step is watched at least, such as 60s")
 
 
+def _optional_product(command: argparse.ArgumentParser) -> None:
+    command.add_argument("product", nargs="?", help="default the one whose rollout runs, or the only one there is")
+
+
+def _name_of(args: Namespace, platform: Platform) -> str:
+    """The product that is meant.
+
+    Raises:
+        InvalidInput: None is named, and several could be meant.
+        NotFound: There is none of that name.
+    """
+    from plinth.errors import InvalidInput
+
+    if args.product is not None:
+        return platform.products.named(args.product)
+    running = sorted({rollout.product for rollout in platform.rollouts.unfinished()})
+    names = running or platform.products.names()
+    if len(names) == 1:
+        return names[0]
+    raise InvalidInput(
+        f"{'rollouts of several products run' if running else 'no product is named'}", where="PRODUCT",
+        hint=f"name one of: {', '.join(names)}" if names else "run plinth inside the workspace",
+    )  # fmt: skip
+
+
 def _wishes(group: Commands) -> None:
     for name, text, handler in (
         ("pause", "Hold a rollout at its split; what harms is still rolled back.", pause),
@@ -93,7 +118,7 @@ def _wishes(group: Commands) -> None:
         ("abort", "End a rollout: the release before answers everything again, at once.", abort),
     ):
         command = group.command(name, handler, help=text, example=f"plinth rollout {name} flight-delays")
-        command.add_argument("product")
+        _optional_product(command)
         command.add_argument("--reason", default="", help="why, for the history and the audit log")
 
 
@@ -146,7 +171,7 @@ def _wish(args: Namespace, out: Output, wish: str) -> Rollout:
 
     carry_out = {"pause": commands.pause, "resume": commands.resume, "abort": commands.abort}[wish]
     platform = Platform.from_settings()
-    product = platform.products.named(args.product)
+    product = _name_of(args, platform)
     rollout = carry_out(platform.ledger, product, actor=platform.actor, reason=args.reason)
     out.data(_brief(rollout))
     why = printable(rollout.reason)
@@ -219,7 +244,7 @@ def status(args: Namespace, out: Output) -> int:
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    product = platform.products.get(args.product)
+    product = platform.products.get(_name_of(args, platform))
     if not args.watch:
         document = look(platform, product)
         out.data(document)

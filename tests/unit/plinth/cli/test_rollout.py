@@ -613,3 +613,16 @@ def test_a_broken_manifest_holds_up_no_way_back(run, read, workspace, platform, 
 
 def test_a_reason_that_is_no_text_is_bad_use(run, digests):
     assert run("rollout", "start", NAME, "--to", digests[2], "--reason", "\udcff")[0] == 2
+
+
+def test_without_a_product_the_one_is_meant_whose_rollout_runs_or_that_is_alone(run, workspace, digests):
+    assert json.loads(run("rollout", "status", "--json")[1])["product"] == NAME
+    other = workspace / "services" / "churn"
+    other.mkdir()
+    (other / "product.yaml").write_text(tier(3).replace(f"name: {NAME}", "name: churn", 1))
+    code, _, err = run("rollout", "status")
+    assert code == 2
+    assert f"name one of: churn, {NAME}" in err
+    run("rollout", "start", NAME, "--to", digests[2])
+    assert json.loads(run("rollout", "status", "--json")[1])["product"] == NAME
+    assert run("rollout", "abort")[0] == 0
