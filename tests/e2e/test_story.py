@@ -233,7 +233,7 @@ def test_the_drift_report_reads_the_log_of_the_story(story, tmp_path):
     report = json.loads(done.stdout)
     serving = next(r for r in story.json("release", "list", "flight-delays")["releases"] if r["serving"])
     assert report["release"] == serving["digest"]
-    assert report["drift"]["rows"] > 5_000
+    assert report["drift"]["rows"] > 1_000  # it may have served for the last two weeks only, and a share of them
     assert "<svg" in page.read_text()
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SETTLE_SECONDS = 180.0
 """How long a rollout that the replay left open gets generated traffic; then it is taken back."""
 
-RATE = 60.0
+RATE = 150.0
 BODIES = 5_000
 
 
