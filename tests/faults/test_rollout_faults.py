@@ -104,6 +104,9 @@ def start(world, plan=chaos.PLAN, digest=None):
     )  # fmt: skip
 
 
+SLOW = chaos.PLAN.model_copy(update={"stages": (Stage(kind="canary", percent=50, bake=3), chaos.PLAN.stages[1])})
+
+
 def reborn(world, name, failpoint=""):
     being = world.being(name)
     being.process.kill()
@@ -197,8 +200,10 @@ def test_row_2_what_a_leader_writes_after_it_was_taken_for_dead_is_refused(tmp_p
         second = chaos.Being(world, "controller-2", chaos.run_controller)
         world.beings.append(second)
         second.born(calm=True)
+        rollout = start(world, SLOW)
+        # Not while it writes to a store: on SQLite a stopped writer holds everybody up, and nobody can take over.
+        wait_for(lambda: not world.ledger.pending_effects(PRODUCT), what="the projection")
         marker.touch()
-        rollout = start(world)
         wait_for(lambda: psutil.Process(stale.process.pid).status() == psutil.STATUS_STOPPED, what="the stop")
         # It has read the rollout and judged it, and would write now: promote a stage, under a lease that it had.
         wait_for(lambda: phase(world, rollout) == "done", what="the other's take-over")
