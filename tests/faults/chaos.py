@@ -567,9 +567,12 @@ class World:
         return found
 
     def aliases(self):
-        """What MLflow's database says, read without MLflow."""
+        """What MLflow's database says, read without MLflow.
+
+        Not read-only: who was killed in the middle of a write left a journal, which the next reader has to roll back.
+        """
         path = self.settings.state_dir / "mlflow" / "mlflow.db"
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as store:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=10)) as store:
             rows = store.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", (PRODUCT,))
             return {alias: str(version) for alias, version in rows}
 
