@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -106,6 +107,23 @@ def test_row_5_a_locked_online_store_is_a_503_in_bounded_time_and_heals(running)
     assert running.ask("POST", "/predict", ONE)[0] == 200
     assert running.ask("GET", "/readyz")[0] == 200
     assert running.ask("POST", "/inference-log/flush")[1]["written"] == before + 2, "nothing acknowledged is lost"
+
+
+def test_a_materialization_that_was_killed_in_the_middle_leaves_a_store_that_answers(running):
+    path = store_of(running.state)
+    code = (
+        "import os, sqlite3, sys\n"
+        "store = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "store.execute('PRAGMA cache_size=10')\n"
+        "store.execute('BEGIN IMMEDIATE')\n"
+        "store.execute('CREATE TABLE half (value BLOB)')\n"
+        "for _ in range(5):\n"
+        "    store.execute('INSERT INTO half VALUES (randomblob(1000000))')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert path.with_name(path.name + "-journal").exists(), "nothing to roll back: the test shows nothing"
+    assert running.ask("POST", "/predict", ONE)[0] == 200
 
 
 def test_row_5_a_locked_ledger_stops_no_prediction(running):

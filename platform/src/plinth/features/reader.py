@@ -153,7 +153,9 @@ class Reader:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None or self._local.identity != identity:
             self.close()
-            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=self._busy_seconds)
+            # Not mode=ro: a materialization that was killed leaves a journal, which the next reader has to roll back.
+            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=self._busy_seconds)
+            connection.execute("PRAGMA query_only=ON")
             self._local.connection, self._local.identity = connection, identity
             self._local.version = None  # versions of different connections do not compare
         return connection
