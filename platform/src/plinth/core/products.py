@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from plinth.core.assistants import AssistantSpec
 from plinth.core.durations import Duration
 from plinth.core.gates import Gate
 from plinth.core.rollout_policy import RolloutPolicy
+from plinth.errors import RefusedByPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=50)]
 RelativePath = Annotated[
@@ -129,12 +131,21 @@ class Product(Frozen):
         tuple[RelativePath, ...], Field(min_length=1, description="ODCS documents, relative to the product.")
     ]
     pipelines: Annotated[tuple[Pipeline, ...], Field(min_length=1)]
-    model: Model
+    model: Model | None = Field(None, description="The registered model; a product has this or `assistant`.")
+    assistant: AssistantSpec | None = Field(None, description="What the product answers questions with.")
     serving: Serving
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
-    monitoring: Monitoring
+    monitoring: Monitoring | None = Field(None, description="When to retrain; required with `model`.")
     rollout: RolloutPolicy | None = Field(None, description="How releases reach all traffic; default by tier.")
     demo: EntryPoint | None = Field(None, description="A story that shows the product at work: `plinth demo NAME`.")
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> Product:
+        if (self.model is None) == (self.assistant is None):
+            raise ValueError("a product has a model or an assistant, one of the two")
+        if (self.model is None) != (self.monitoring is None):
+            raise ValueError("monitoring is declared with a model, and only then")
+        return self
 
     @field_validator("service_levels", "pipelines")
     @classmethod
@@ -144,6 +155,32 @@ class Product(Frozen):
         if twice:
             raise ValueError(f"the name {', '.join(twice)} stands twice")
         return items
+
+    def tabular(self) -> tuple[Model, Monitoring]:
+        """The model, and when it is retrained.
+
+        Raises:
+            RefusedByPolicy: The product is an assistant.
+        """
+        if self.model is None or self.monitoring is None:
+            raise RefusedByPolicy(
+                f"{self.name} is an assistant and has no model to watch",
+                where=self.name,
+                hint="this command is for products with a model; `plinth index status` and `plinth eval` watch assistants",
+            )
+        return self.model, self.monitoring
+
+    def answers(self) -> AssistantSpec:
+        """What the assistant is made of.
+
+        Raises:
+            RefusedByPolicy: The product has a model and answers no questions.
+        """
+        if self.assistant is None:
+            raise RefusedByPolicy(
+                f"{self.name} is no assistant", where=self.name, hint="add `assistant:` to its product.yaml"
+            )
+        return self.assistant
 
     def pipeline(self, name: str) -> Pipeline | None:
         """The pipeline of that name, or None."""

@@ -1,0 +1,1 @@
+"""Assistants: retrieval, generation and guardrails combined to answers, releases, evaluations and freshness."""

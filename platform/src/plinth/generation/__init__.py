@@ -1,0 +1,1 @@
+"""Generation: prompts, and the models that answer with them."""

@@ -1,0 +1,1 @@
+"""Guardrails: what may be asked, read and answered, as policy in code."""

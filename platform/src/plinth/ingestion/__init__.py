@@ -1,0 +1,1 @@
+"""Ingestion: sources, parsers, chunks, and quarantine for what cannot be read."""

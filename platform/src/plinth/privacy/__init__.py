@@ -1,0 +1,1 @@
+"""Personal data and secrets: found and redacted without a model to download."""

@@ -1,0 +1,1 @@
+"""A documentation assistant: retrieval, prompts and guardrails under one lifecycle."""
