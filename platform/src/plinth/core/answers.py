@@ -9,6 +9,9 @@ from plinth.core.corpus import Chunk
 
 Stage = Literal["question", "sources", "answer"]
 
+UNKNOWN = "The documents do not say."
+"""The sentence that says nothing was found. It needs no citation; an answer that is nothing else is a refusal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
