@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field, SecretStr, computed_field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     prometheus_url: str = Field(
         "http://127.0.0.1:9090", description="Address of the Prometheus server, read when signals is prometheus."
     )
+    vector_store: Literal["edge", "qdrant"] = Field(
+        "edge", description="Where assistants' index builds are: files of the embedded engine, or a Qdrant server."
+    )
+    qdrant_url: str = Field("http://127.0.0.1:6333", description="Address of the Qdrant server.")
+    qdrant_api_key: SecretStr = Field(SecretStr(""), description="Key of the Qdrant server; empty is none.")
     failpoint: str = Field("", description="For tests only: NAME:kill or NAME:stop, where this process is to die.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the structured logs.")
     actor: str = Field("", description="Who acts, for the audit log; default the operating system's user.")

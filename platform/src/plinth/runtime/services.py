@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from plinth.core.products import Product
 from plinth.runtime import mlflow, prefect
 from plinth.runtime.port import Service
@@ -61,8 +63,12 @@ def controller(settings: Settings) -> Service:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings as `PLINTH_*` variables, so that every process of the profile reads the same ones."""
+    """The settings as `PLINTH_*` variables, so that every process of the profile reads the same ones.
+
+    Secrets are left out: what starts a process may write these down, and processes inherit them anyway.
+    """
     values: dict[str, Any] = {name: getattr(settings, name) for name in type(settings).model_fields}
+    values = {name: value for name, value in values.items() if not isinstance(value, SecretStr)}
     values["state"] = settings.state_dir
     return {f"PLINTH_{name.upper()}": _text(value) for name, value in values.items() if value is not None}
 

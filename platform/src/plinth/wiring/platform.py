@@ -1,4 +1,4 @@
-"""The composition root: settings to ports. Nothing else constructs adapters.
+"""The ports of one profile, by its settings.
 
 Each port is built when it is first asked for, so a command imports only the tools it uses.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from plinth.pipelines.port import Runner
     from plinth.serving.port import Backend
     from plinth.telemetry.signals import SignalSource
+    from plinth.wiring.assistants import AssistantPorts
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,13 @@ class Platform:
         return RequestLog(self.settings.product_dir)
 
     @cached_property
+    def assistants(self) -> AssistantPorts:
+        """What assistants are made of."""
+        from plinth.wiring.assistants import AssistantPorts
+
+        return AssistantPorts(self.settings)
+
+    @cached_property
     def registry(self) -> Registry:
         """The model registry."""
         from plinth.models.mlflow import MlflowRegistry
@@ -202,6 +210,7 @@ class Platform:
 
         Raises:
             NotFound: The product declares no features.
+            RefusedByPolicy: It is an assistant.
             MissingExtra: Feast is not installed.
         """
         try:
@@ -212,7 +221,8 @@ class Platform:
         from plinth.pipelines.entry import load_entry
 
         loaded = self.products.get(product)
-        entry = loaded.spec.model.feature_definitions
+        model, _ = loaded.spec.tabular()
+        entry = model.feature_definitions
         if entry is None:
             raise NotFound(
                 f"{product} declares no features",
@@ -222,7 +232,7 @@ class Platform:
         return FeastFeatures(
             self.settings.product_dir(product),
             product.replace("-", "_"),
-            loaded.spec.model.feature_service,
+            model.feature_service,
             cast("Callable[[Path], Sequence[Any]]", load_entry(entry)),
         )
 
