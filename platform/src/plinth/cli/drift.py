@@ -63,7 +63,7 @@ def report(args: Namespace, out: Output) -> int:
     decision = None
     if args.trigger:
         # With --as-of the report is of the past, and so is the cool-down.
-        decision = trigger(platform.ledger, product.name, assessment.signals, product.monitoring, as_of)
+        decision = trigger(platform.ledger, product.name, assessment.signals, product.tabular().monitoring, as_of)
     if args.html:
         page.write(assessment, Path(args.html), decision)
     run = _retrain(platform, product, decision, args.inline, as_of, out) if decision and decision.fire else None
@@ -164,7 +164,7 @@ def _retrain(
         return run(platform, product.name, name, params, inline=inline, on_step=on_step).run_id
     except PlinthError as error:
         if not started:
-            retract(platform.ledger, product.name, decision, product.monitoring, error.what)
+            retract(platform.ledger, product.name, decision, product.tabular().monitoring, error.what)
             out.note("the run did not start, so the trigger is taken back")
         else:
             out.note(f"the trigger stands; `plinth pipeline run {product.name} {name}` tries again")
@@ -176,7 +176,7 @@ def _print(out: Output, assessment: Assessment, decision: Decision | None, run: 
     document["trigger"] = {**decision.as_dict(), "run_id": run} if decision else None
     document["html"] = str(html) if html else None
     out.data(document)
-    drift, bounds = assessment.drift, assessment.product.monitoring
+    drift, bounds = assessment.drift, assessment.bounds
     verdict = "BEYOND the bounds" if assessment.beyond else "within the bounds"
     out.text(f"{assessment.product.name}, release {assessment.release[:12]}: {verdict}")
     out.text(f"events {assessment.start:%Y-%m-%d} to {assessment.end:%Y-%m-%d}: {drift.rows:,} predictions")

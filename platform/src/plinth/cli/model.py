@@ -44,7 +44,7 @@ def list_models(args: Namespace, out: Output) -> None:
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    model = platform.products.get(args.product).spec.model.name if args.product else None
+    model = platform.products.get(args.product).spec.tabular().model.name if args.product else None
     versions = platform.registry.versions(model)
     out.data({"versions": [_summary(version) for version in versions]})
     if not versions:
@@ -72,7 +72,7 @@ def show(args: Namespace, out: Output) -> None:
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
-    model = platform.products.get(args.product).spec.model.name
+    model = platform.products.get(args.product).spec.tabular().model.name
     registry = platform.registry
     if args.version:
         version = registry.get(model, args.version)

@@ -103,7 +103,7 @@ def show(args: Namespace, out: Output) -> None:
         ("budget", f"{spec.budget.monthly:g} {spec.budget.currency} a month"),
         ("contracts", ", ".join(spec.contracts)),
         ("pipelines", ", ".join(f"{item.name} ({item.schedule or 'by hand'})" for item in spec.pipelines)),
-        ("model", f"{spec.model.name}, features {spec.model.feature_service}"),
+        ("model", f"{spec.tabular().model.name}, features {spec.tabular().model.feature_service}"),
         ("serving", f"{spec.serving.service} on port {spec.serving.port}"),
         ("gates", ", ".join(gate.kind for gate in spec.gates)),
         ("rollout", _way(spec, policy)),

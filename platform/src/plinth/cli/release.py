@@ -81,7 +81,7 @@ def list_releases(args: Namespace, out: Output) -> None:
                     "serving": record.digest == now,
                     "created_at": record.created_at,
                     "created_by": record.created_by,
-                    "model": f"{record.manifest.model.name}:{record.manifest.model.version}",
+                    "model": f"{record.manifest.tabular().model.name}:{record.manifest.tabular().model.version}",
                     "metrics": record.manifest.metrics,
                 }
                 for record in records
@@ -99,7 +99,7 @@ def list_releases(args: Namespace, out: Output) -> None:
                 record.status,
                 "yes" if record.digest == now else "",
                 record.created_at[:19].replace("T", " "),
-                f"{record.manifest.model.name}:{record.manifest.model.version}",
+                f"{record.manifest.tabular().model.name}:{record.manifest.tabular().model.version}",
                 f"{record.manifest.metrics['auc']:.4f}" if "auc" in record.manifest.metrics else "",
             ]
             for record in records
@@ -132,11 +132,13 @@ def show(args: Namespace, out: Output) -> None:
         f"product  {record.product}   status  {record.status}   created  {record.created_at} by {record.created_by}"
     )
     out.text(
-        f"model    {manifest.model.name}:{manifest.model.version} ({manifest.model.format}), "
-        f"run {manifest.model.run_id}"
+        f"model    {manifest.tabular().model.name}:{manifest.tabular().model.version} ({manifest.tabular().model.format}), "
+        f"run {manifest.tabular().model.run_id}"
     )
     out.text(f"code     {manifest.code.commit}{' with uncommitted changes' if manifest.code.dirty else ''}")
-    out.text(f"features {manifest.feature_service.name}, read plan {manifest.feature_service.digest[:12]}")
+    out.text(
+        f"features {manifest.tabular().feature_service.name}, read plan {manifest.tabular().feature_service.digest[:12]}"
+    )
     for contract in manifest.contracts:
         out.text(f"contract {contract.id} {contract.version}, {contract.digest[:12]}")
     out.table(

@@ -5,7 +5,7 @@ A product without an owner, a service level or a budget is no product: the field
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -115,6 +115,13 @@ class Monitoring(Frozen):
     watch: tuple[str, ...] = Field((), description="Features whose drift may trigger; the others are reported only.")
 
 
+class Tabular(NamedTuple):
+    """What a product with a model has, and an assistant has not."""
+
+    model: Model
+    monitoring: Monitoring
+
+
 class Product(Frozen):
     """`services/<name>/product.yaml`."""
 
@@ -156,7 +163,7 @@ class Product(Frozen):
             raise ValueError(f"the name {', '.join(twice)} stands twice")
         return items
 
-    def tabular(self) -> tuple[Model, Monitoring]:
+    def tabular(self) -> Tabular:
         """The model, and when it is retrained.
 
         Raises:
@@ -168,7 +175,7 @@ class Product(Frozen):
                 where=self.name,
                 hint="this command is for products with a model; `plinth index status` and `plinth eval` watch assistants",
             )
-        return self.model, self.monitoring
+        return Tabular(self.model, self.monitoring)
 
     def answers(self) -> AssistantSpec:
         """What the assistant is made of.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -113,6 +113,13 @@ class AssistantRef(_Frozen):
     adapters: tuple[AdapterRef, ...] = ()
 
 
+class Tabular(NamedTuple):
+    """What a model's release pins, and an assistant's does not."""
+
+    model: ModelRef
+    feature_service: FeatureServiceRef
+
+
 class ReleaseManifest(_Frozen):
     """Everything that decides behaviour. Its digest is its name. It pins a model and its features, or an assistant.
 
@@ -166,7 +173,7 @@ class ReleaseManifest(_Frozen):
         """The verdicts that said no."""
         return [verdict for verdict in self.verdicts if not verdict.passed]
 
-    def tabular(self) -> tuple[ModelRef, FeatureServiceRef]:
+    def tabular(self) -> Tabular:
         """The model and its feature service.
 
         Raises:
@@ -178,7 +185,7 @@ class ReleaseManifest(_Frozen):
                 where=self.product,
                 hint=f"`plinth release show {self.product}` shows what it pins",
             )
-        return self.model, self.feature_service
+        return Tabular(self.model, self.feature_service)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ReleaseManifest:

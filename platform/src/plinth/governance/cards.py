@@ -84,7 +84,7 @@ def gather(
         Corrupt: The evaluation is not JSON.
         Unavailable: The registry cannot be read.
     """
-    run_id = release.manifest.model.run_id
+    run_id = release.manifest.tabular().model.run_id
     try:
         run = registry.run(run_id)
     except NotFound:
@@ -121,10 +121,11 @@ def model_card(facts: Facts) -> list[Section]:
 def _identity(facts: Facts) -> Section:
     manifest = facts.release.manifest
     state = "serving now" if facts.serving else facts.release.status
+    model = manifest.tabular().model
     rows = [
         ("Release", facts.release.digest),
         ("State", state),
-        ("Model", f"{manifest.model.name} version {manifest.model.version} ({manifest.model.format})"),
+        ("Model", f"{model.name} version {model.version} ({model.format})"),
         ("Created (UTC)", f"{manifest.created_at} by {facts.release.created_by}"),
         ("Owner", f"{facts.product.owner.team} ({facts.product.owner.contact})"),
     ]
@@ -220,6 +221,7 @@ def _gates(facts: Facts) -> Section:
 def _data(facts: Facts) -> Section:
     manifest = facts.release.manifest
     data = [(ref.name, ref.role, ref.start, ref.end, f"{ref.rows:,}", ref.digest[:12]) for ref in manifest.data]
+    features = manifest.tabular().feature_service
     known = {(contract.id, contract.version): contract for contract in facts.contracts}
     contracts = []
     for ref in manifest.contracts:
@@ -231,7 +233,7 @@ def _data(facts: Facts) -> Section:
         [
             Table(("Dataset", "Role", "From", "To", "Rows", "sha256"), data),
             Table(("Contract", "Version", "sha256", "Owner", "What it covers"), contracts),
-            Paragraph(f"Features: {manifest.feature_service.name}, read plan {manifest.feature_service.digest[:12]}."),
+            Paragraph(f"Features: {features.name}, read plan {features.digest[:12]}."),
         ],
     )
 

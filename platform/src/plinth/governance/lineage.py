@@ -232,8 +232,9 @@ def release_event(manifest: ReleaseManifest, digest: str) -> dict[str, Any]:
     """The event of making a release: from data, contracts and feature service to model, bundle and release."""
     data = [Dataset(f"{ref.name}/{ref.role}/{ref.start}..{ref.end}", ref.digest, ref.rows) for ref in manifest.data]
     contracts = [Dataset(f"contract/{ref.id}/{ref.version}", ref.digest) for ref in manifest.contracts]
-    features = Dataset(f"feature-service/{manifest.feature_service.name}", manifest.feature_service.digest)
-    model = f"model/{manifest.model.name}/{manifest.model.version}"
+    pinned = manifest.tabular()
+    features = Dataset(f"feature-service/{pinned.feature_service.name}", pinned.feature_service.digest)
+    model = f"model/{pinned.model.name}/{pinned.model.version}"
     bundle = [Dataset(f"artifact/{name}", sha256) for name, sha256 in sorted(manifest.artifacts.items())]
     return run_event(
         "COMPLETE",
@@ -283,8 +284,8 @@ def walk(ledger: Ledger, release: ReleaseRecord) -> dict[str, Any]:
     return {
         "release": release.digest,
         "code": manifest.code.model_dump(mode="json"),
-        "model": {**manifest.model.model_dump(mode="json"), "sha256": manifest.artifacts.get("model.onnx")},
-        "features": manifest.feature_service.model_dump(mode="json"),
+        "model": {**manifest.tabular().model.model_dump(mode="json"), "sha256": manifest.artifacts.get("model.onnx")},
+        "features": manifest.tabular().feature_service.model_dump(mode="json"),
         "contracts": [ref.model_dump(mode="json") for ref in manifest.contracts],
         "data": [ref.model_dump(mode="json") for ref in manifest.data],
         "artifacts": dict(manifest.artifacts),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from plinth.core.durations import seconds
-from plinth.core.products import Product
+from plinth.core.products import Monitoring, Product
 from plinth.errors import InvalidInput
 from plinth.monitoring import performance
 from plinth.monitoring.drift import Drift, drift
@@ -46,6 +46,11 @@ class Assessment:
     health: LogHealth
 
     @property
+    def bounds(self) -> Monitoring:
+        """What the manifest allows."""
+        return self.product.tabular().monitoring
+
+    @property
     def signals(self) -> Signals:
         """What the trigger looks at."""
         return Signals(self.drift, self.calibration)
@@ -53,7 +58,7 @@ class Assessment:
     @property
     def miscalibrated(self) -> bool:
         """Whether the calibration gap is beyond the manifest's bound."""
-        return self.calibration is not None and abs(self.calibration.gap) > self.product.monitoring.calibration_gap
+        return self.calibration is not None and abs(self.calibration.gap) > self.bounds.calibration_gap
 
     @property
     def beyond(self) -> bool:
@@ -71,7 +76,7 @@ class Assessment:
             "beyond": self.beyond,
             "drift": self.drift.as_dict(),
             "calibration": self.calibration.as_dict() if self.calibration else None,
-            "calibration_bound": self.product.monitoring.calibration_gap,
+            "calibration_bound": self.bounds.calibration_gap,
             "months": [asdict(period) for period in self.months],
             "log": asdict(self.health),
         }
@@ -110,7 +115,7 @@ def assess(
             raise InvalidInput(f"the time {time.isoformat()} has no zone", hint="pass UTC times")
     if start >= end:
         raise InvalidInput(f"the window ends ({end:%Y-%m-%d}) before it starts ({start:%Y-%m-%d})", hint="swap them")
-    bounds = product.monitoring
+    bounds = product.tabular().monitoring
     log = LogReader(folder, start, end, release)
     current, current_score = _count(log, reference)
     scores = (reference.score, current_score) if reference.score else None

@@ -97,7 +97,7 @@ def _header(a: Assessment) -> str:
 
 
 def _verdict(a: Assessment, decision: Decision | None) -> str:
-    bounds = a.product.monitoring
+    bounds = a.bounds
     lines = [_calibration_line(a)]
     counted, drifted = len(a.drift.counted), len(a.drift.drifted)
     lines.append(
@@ -126,7 +126,7 @@ def _verdict(a: Assessment, decision: Decision | None) -> str:
 
 
 def _calibration_line(a: Assessment) -> str:
-    bounds, point = a.product.monitoring, a.calibration
+    bounds, point = a.bounds, a.calibration
     if point is None:
         window = bounds.calibration_window
         return f"Calibration: fewer than {bounds.minimum_labels:,} labels in the last {window}, so nothing is said"
@@ -152,7 +152,7 @@ def _css(a: Assessment, release: str) -> str:
 
 
 def _calibration(a: Assessment) -> str:
-    bounds = a.product.monitoring
+    bounds = a.bounds
     series = []
     for release, points in a.trails.items():
         if points:
@@ -301,7 +301,7 @@ def _log(a: Assessment) -> str:
 
 
 def _method(a: Assessment) -> str:
-    product, bounds = a.product, a.product.monitoring
+    product, bounds = a.product, a.bounds
     return (
         f"<p>{escape(METHOD)}. JS: Jensen-Shannon distance, base 2. KS and Wasserstein (in standard deviations of the "
         "reference) from the binned distributions; discrete codes have no order, so they have neither. "

@@ -87,11 +87,11 @@ def wanted(ledger: Ledger, product: str) -> Wanted:
     serving = ledger.current(product)
     if serving is None:
         return Wanted(None, None, ())
-    serves = ledger.release(serving.digest).manifest.model
+    serves = ledger.release(serving.digest).manifest.tabular().model
     newest = next((rollout for rollout in Rollouts(ledger).of(product) if not rollout.plan.drill), None)
     if newest is None:
         return Wanted(serves, None, (serves,))
-    rolled_out = ledger.release(newest.candidate).manifest.model
+    rolled_out = ledger.release(newest.candidate).manifest.tabular().model
     return Wanted(serves, rolled_out, ()) if newest.active else Wanted(serves, None, (serves, rolled_out))
 
 

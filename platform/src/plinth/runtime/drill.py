@@ -206,13 +206,14 @@ def _register(platform: Platform, product: str, fault: Fault) -> str:
     good = platform.ledger.release(serving.digest).manifest
     bundle = {name: platform.artifacts.path(digest).read_bytes() for name, digest in good.artifacts.items()}
     artifacts = {name: platform.artifacts.put_bytes(data) for name, data in make_faulty(fault, bundle).items()}
+    features = good.tabular().feature_service
     at = datetime.now(UTC).isoformat(timespec="microseconds")
     verdict = Verdict(gate="drill", passed=False, observed=None, bound=None, reason=f"made with the fault {fault}")
-    plan = artifacts.get("read_plan.json", good.feature_service.digest)
+    plan = artifacts.get("read_plan.json", features.digest)
     manifest = good.model_copy(
         update={
             "artifacts": artifacts,
-            "feature_service": good.feature_service.model_copy(update={"digest": plan}),
+            "feature_service": features.model_copy(update={"digest": plan}),
             "metrics": {},
             "verdicts": (verdict,),
             "created_at": at,

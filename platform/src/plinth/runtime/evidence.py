@@ -90,7 +90,7 @@ class Collector:
         from plinth.monitoring.duckdb import LogReader
         from plinth.monitoring.reference import FILE, Reference
 
-        monitoring = self._product(rollout.product).monitoring
+        monitoring = self._product(rollout.product).tabular().monitoring
         artifacts = self._ledger.release(rollout.candidate).manifest.artifacts
         if FILE not in artifacts:
             return None

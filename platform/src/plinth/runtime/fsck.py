@@ -161,10 +161,10 @@ def _features(ledger: Ledger, store: ArtifactStore, product: str, folder: Path) 
         return
     manifest = ledger.release(serving.digest).manifest
     digest = manifest.artifacts.get("read_plan.json")
-    if digest != manifest.feature_service.digest:
+    if digest != manifest.tabular().feature_service.digest:
         yield Finding(
             "features.plan", "violation", product, f"release {serving.digest[:12]} carries another read plan than its "
-            f"feature service {manifest.feature_service.name} names", f"plinth rollback {product}",
+            f"feature service {manifest.tabular().feature_service.name} names", f"plinth rollback {product}",
         )  # fmt: skip
     if digest is None:
         return

@@ -168,7 +168,7 @@ def register(
     made = context.ports.registry.log_training(
         Training(
             product=product.name,
-            model=product.model.name,
+            model=product.tabular().model.name,
             model_file=_named(context, fitted.model),
             feature_names=fitted.feature_names,
             input_example=example,
@@ -230,8 +230,10 @@ def release(
     plan = context.ports.artifacts.put_file(joined.plan.checked())
     manifest = ReleaseManifest(
         product=product.name,
-        model=ModelRef(name=product.model.name, version=registered.version, run_id=registered.run_id, format="onnx"),
-        feature_service=FeatureServiceRef(name=product.model.feature_service, digest=plan),
+        model=ModelRef(
+            name=product.tabular().model.name, version=registered.version, run_id=registered.run_id, format="onnx"
+        ),
+        feature_service=FeatureServiceRef(name=product.tabular().model.feature_service, digest=plan),
         contracts=landed.contracts,
         data=tuple(data_refs(landed, load_frame(joined), train, validate, window)),
         code=code,

@@ -164,7 +164,7 @@ def _releases(platform: Platform, story: Story) -> list[dict[str, Any]]:
             {
                 "digest": digest,
                 "status": record.status,
-                "model": f"{record.manifest.model.name}:{record.manifest.model.version}",
+                "model": f"{record.manifest.tabular().model.name}:{record.manifest.tabular().model.version}",
                 "trained_on": {ref.role: [ref.start, ref.end, ref.rows] for ref in record.manifest.data},
                 "failed_gates": [verdict.gate for verdict in record.manifest.failed_gates()],
                 "generations": [entry.generation for entry in reversed(served)],

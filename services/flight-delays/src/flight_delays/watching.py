@@ -71,11 +71,13 @@ class Watch:
         """Whether a trigger of this replay still holds any other back at the start of `as_of`."""
         now = midnight(as_of)
         last = last_trigger(self._events, self._product.name, now)
-        return last is not None and now - last < timedelta(seconds=seconds(self._product.monitoring.cool_down))
+        return last is not None and now - last < timedelta(
+            seconds=seconds(self._product.tabular().monitoring.cool_down)
+        )
 
     def daily(self, as_of: date) -> Decision:
         """Calibration of the serving release over the trailing window, judged at the start of `as_of` (UTC)."""
-        bounds = self._product.monitoring
+        bounds = self._product.tabular().monitoring
         now = midnight(as_of)
         days = seconds(bounds.calibration_window) // 86_400
         end = performance.mature_end(np.datetime64(as_of, "us"))
@@ -101,7 +103,7 @@ class Watch:
             return seen, None
         now = midnight(end)
         signals = Signals(drift=seen.drift)
-        return seen, trigger(self._events, self._product.name, signals, self._product.monitoring, now)
+        return seen, trigger(self._events, self._product.name, signals, self._product.tabular().monitoring, now)
 
     def assess(self, release: str, start: date, end: date) -> Assessment:
         """One release over [start, end), with the labels known two days after.
