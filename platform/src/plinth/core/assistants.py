@@ -38,20 +38,24 @@ class SourceSpec(_Frozen):
         description="folder: files below `path`; urls: the pages listed in the file `path`, one a line."
     )
     path: str = Field(min_length=1, description="Relative to the workspace, or absolute.")
-    tenant: Name = Field("public", description="Whose documents these are; those of public are everybody's.")
-    labels: tuple[Label, ...] = Field((), description="Who of the tenant may read them; none is everybody.")
+    tenant: Name = Field(default="public", description="Whose documents these are; those of public are everybody's.")
+    labels: tuple[Label, ...] = Field(default=(), description="Who of the tenant may read them; none is everybody.")
     include: tuple[str, ...] = Field(
-        ("**/*.md", "**/*.html", "**/*.txt", "**/*.pdf", "**/*.docx"), description="Patterns of files to read."
+        default=("**/*.md", "**/*.html", "**/*.txt", "**/*.pdf", "**/*.docx"), description="Patterns of files to read."
     )
-    exclude: tuple[str, ...] = Field((), description="Patterns of files to leave out.")
-    freshness: Duration = Field("1h", description="How long a change may take to become searchable.")
+    exclude: tuple[str, ...] = Field(default=(), description="Patterns of files to leave out.")
+    freshness: Duration = Field(default="1h", description="How long a change may take to become searchable.")
 
 
 class Chunking(_Frozen):
     """How documents are cut. A change of it is a new index."""
 
-    max_tokens: int = Field(220, ge=32, le=2000, description="Tokens of a chunk at most, title and headings included.")
-    overlap: int = Field(30, ge=0, le=500, description="Tokens that a chunk repeats of the one before, within a block.")
+    max_tokens: int = Field(
+        default=220, ge=32, le=2000, description="Tokens of a chunk at most, title and headings included."
+    )
+    overlap: int = Field(
+        default=30, ge=0, le=500, description="Tokens that a chunk repeats of the one before, within a block."
+    )
     version: Literal[1] = 1
 
     @model_validator(mode="after")
@@ -65,13 +69,17 @@ class Embedding(_Frozen):
     """The embedding model. A change of it is a new index."""
 
     provider: Literal["minilm", "fastembed", "openai"] = Field(
-        "minilm", description="minilm: all-MiniLM-L6-v2 from the package index; fastembed: any of its models, "
+        default="minilm", description="minilm: all-MiniLM-L6-v2 from the package index; fastembed: any of its models, "
         "downloaded; openai: any endpoint of that kind.",
     )  # fmt: skip
-    model: str = Field("all-MiniLM-L6-v2-int8", min_length=1)
-    base_url: str | None = Field(None, description="openai only: address of the endpoint, such as http://host/v1.")
-    api_key_env: str | None = Field(None, description="openai only: environment variable that holds the key.")
-    dimension: int | None = Field(None, ge=1, description="openai only: numbers in a vector, where the model can vary.")
+    model: str = Field(default="all-MiniLM-L6-v2-int8", min_length=1)
+    base_url: str | None = Field(
+        default=None, description="openai only: address of the endpoint, such as http://host/v1."
+    )
+    api_key_env: str | None = Field(default=None, description="openai only: environment variable that holds the key.")
+    dimension: int | None = Field(
+        default=None, ge=1, description="openai only: numbers in a vector, where the model can vary."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Embedding:
@@ -84,13 +92,13 @@ class Retrieval(_Frozen):
     """How chunks are found."""
 
     mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
-    candidates: int = Field(100, ge=1, le=1000, description="Chunks that dense and sparse search give each.")
-    dense_weight: float = Field(1.0, ge=0, le=10, description="Weight of the dense side in the fusion.")
-    sparse_weight: float = Field(1.0, ge=0, le=10, description="Weight of the sparse side in the fusion.")
-    limit: int = Field(6, ge=1, le=50, description="Chunks that the answer is made of.")
+    candidates: int = Field(default=100, ge=1, le=1000, description="Chunks that dense and sparse search give each.")
+    dense_weight: float = Field(default=1.0, ge=0, le=10, description="Weight of the dense side in the fusion.")
+    sparse_weight: float = Field(default=1.0, ge=0, le=10, description="Weight of the sparse side in the fusion.")
+    limit: int = Field(default=6, ge=1, le=50, description="Chunks that the answer is made of.")
     reranker: Literal["none", "fastembed", "lexical"] = "none"
-    rerank_model: str | None = Field(None, description="fastembed only: name of the cross-encoder.")
-    rerank_candidates: int = Field(30, ge=1, le=200, description="Chunks that are reranked.")
+    rerank_model: str | None = Field(default=None, description="fastembed only: name of the cross-encoder.")
+    rerank_candidates: int = Field(default=30, ge=1, le=200, description="Chunks that are reranked.")
 
     @model_validator(mode="after")
     def _fits(self) -> Retrieval:
@@ -105,15 +113,19 @@ class Endpoint(_Frozen):
     """A model that generates."""
 
     provider: Literal["extractive", "openai"] = Field(
-        "extractive", description="extractive: quotes sentences, offline; openai: any endpoint of that kind."
+        default="extractive", description="extractive: quotes sentences, offline; openai: any endpoint of that kind."
     )
-    model: str = Field("extractive-1", min_length=1)
-    base_url: str | None = Field(None, description="openai only: address of the endpoint, such as http://host/v1.")
-    api_key_env: str | None = Field(None, description="openai only: environment variable that holds the key.")
-    temperature: float = Field(0.0, ge=0, le=2)
+    model: str = Field(default="extractive-1", min_length=1)
+    base_url: str | None = Field(
+        default=None, description="openai only: address of the endpoint, such as http://host/v1."
+    )
+    api_key_env: str | None = Field(default=None, description="openai only: environment variable that holds the key.")
+    temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int | None = 0
-    price_prompt: float = Field(0.0, ge=0, description="Price of a million prompt tokens, in the budget's currency.")
-    price_completion: float = Field(0.0, ge=0, description="Price of a million generated tokens.")
+    price_prompt: float = Field(
+        default=0.0, ge=0, description="Price of a million prompt tokens, in the budget's currency."
+    )
+    price_completion: float = Field(default=0.0, ge=0, description="Price of a million generated tokens.")
 
     @model_validator(mode="after")
     def _fits(self) -> Endpoint:
@@ -126,11 +138,13 @@ class Generator(_Frozen):
     """How answers are generated, and within what limits."""
 
     primary: Endpoint = Endpoint()
-    fallback: Endpoint | None = Field(None, description="Answers while the primary one cannot.")
-    max_tokens: int = Field(400, ge=1, le=8192, description="Tokens of an answer at most.")
-    timeout: float = Field(30.0, gt=0, le=600, description="Seconds an answer may take at most.")
-    retries: int = Field(2, ge=0, le=5)
-    max_cost: float | None = Field(None, ge=0, description="What a request may cost at most, in the budget's currency.")
+    fallback: Endpoint | None = Field(default=None, description="Answers while the primary one cannot.")
+    max_tokens: int = Field(default=400, ge=1, le=8192, description="Tokens of an answer at most.")
+    timeout: float = Field(default=30.0, gt=0, le=600, description="Seconds an answer may take at most.")
+    retries: int = Field(default=2, ge=0, le=5)
+    max_cost: float | None = Field(
+        default=None, ge=0, description="What a request may cost at most, in the budget's currency."
+    )
 
 
 class Pattern(_Frozen):
@@ -152,15 +166,17 @@ class Pattern(_Frozen):
 class Guardrails(_Frozen):
     """What may be asked and answered: policy in code. Empty lists switch nothing off that is built in."""
 
-    max_question_chars: int = Field(2000, ge=1, le=100_000)
-    languages: tuple[Literal["en", "any"], ...] = Field(("any",), description="Languages that are answered.")
-    injection: tuple[Pattern, ...] = Field((), description="Injection patterns beside the built-in ones.")
-    blocked_topics: tuple[Pattern, ...] = Field((), description="What is neither asked nor answered.")
-    canaries: tuple[str, ...] = Field((), description="Strings that no answer may hold.")
-    block_injection: bool = Field(True, description="Refuse a question with an injection pattern, not only count it.")
-    drop_poisoned: bool = Field(True, description="Leave out retrieved chunks with an injection pattern.")
+    max_question_chars: int = Field(default=2000, ge=1, le=100_000)
+    languages: tuple[Literal["en", "any"], ...] = Field(default=("any",), description="Languages that are answered.")
+    injection: tuple[Pattern, ...] = Field(default=(), description="Injection patterns beside the built-in ones.")
+    blocked_topics: tuple[Pattern, ...] = Field(default=(), description="What is neither asked nor answered.")
+    canaries: tuple[str, ...] = Field(default=(), description="Strings that no answer may hold.")
+    block_injection: bool = Field(
+        default=True, description="Refuse a question with an injection pattern, not only count it."
+    )
+    drop_poisoned: bool = Field(default=True, description="Leave out retrieved chunks with an injection pattern.")
     min_support: float = Field(
-        0.6, ge=0, le=1, description="Share of a sentence's content words that its citations must hold."
+        default=0.6, ge=0, le=1, description="Share of a sentence's content words that its citations must hold."
     )
     redact_personal_data: bool = True
 
