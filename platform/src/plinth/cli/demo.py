@@ -22,13 +22,19 @@ def register(groups: Groups) -> None:
     command.add_argument("product", nargs="?", default="flight-delays")
     command.add_argument("--keep-up", action="store_true", help="leave the services running for looking around")
     command.add_argument(
-        "--until", metavar="YYYY-MM-DD", help="stop the replay before this day (default: the whole story)"
+        "--until", metavar="YYYY-MM-DD", help="flight-delays: stop the replay before this day (default: whole story)"
     )
+    command.add_argument(
+        "--source", action="append", metavar="NAME=PATH",
+        help="docs-assistant: read a folder, or a file with a URL a line, instead of this repository's documents",
+    )  # fmt: skip
 
 
 def demo(args: Namespace, out: Output) -> None:
     """Handler of `demo`."""
-    from plinth.errors import NotFound
+    import inspect
+
+    from plinth.errors import InvalidInput, NotFound
     from plinth.pipelines.entry import load_entry
     from plinth.wiring import Platform
 
@@ -41,4 +47,10 @@ def demo(args: Namespace, out: Output) -> None:
             hint="add `demo: package.module:function`",
         )
     story = load_entry(product.spec.demo)
-    out.data(story(platform, product, out.console, keep_up=args.keep_up, until=args.until))
+    chosen = {name: value for name in ("until", "source") if (value := getattr(args, name)) is not None}
+    unknown = [name for name in chosen if name not in inspect.signature(story).parameters]
+    if unknown:
+        raise InvalidInput(
+            f"the demo of {args.product} has no --{unknown[0]}", where=f"--{unknown[0]}", hint="leave it out"
+        )
+    out.data(story(platform, product, out.console, keep_up=args.keep_up, **chosen))

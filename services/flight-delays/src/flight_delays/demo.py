@@ -7,7 +7,6 @@ rolled back is what the data gives.
 from __future__ import annotations
 
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from plinth.rollouts import release as rollouts
 from plinth.runtime import embedded, pipelines
 from plinth.runtime.drill import drill
 from plinth.runtime.memory import PeakMemory
+from plinth.runtime.story import left_as_found, waiting_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from plinth.models.faulty import Fault
     from plinth.monitoring.assessment import Assessment
     from plinth.pipelines.port import StepRecord
-    from plinth.runtime.port import Status
     from plinth.wiring import LoadedProduct, Platform
 
 START, END = date(2013, 6, 1), date(2014, 1, 1)
@@ -121,7 +120,7 @@ class Demo:
     def _start(self) -> None:
         self.say("[bold]1. Services[/bold]  Prefect, MLflow and the product's service, supervised on this machine")
         with self.story.stage("services"), self.console.status("starting ...") as line:
-            embedded.up(self.platform, on_progress=lambda status: line.update(_waiting(status)))
+            embedded.up(self.platform, on_progress=lambda status: line.update(waiting_for(status)))
             self.rolling.forget_others()
 
     def _train(self) -> None:
@@ -316,11 +315,6 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[str], None]]:
     yield advance
 
 
-def _waiting(status: Status) -> str:
-    late = [service.name for service in status.services if service.health != "healthy"]
-    return f"   waiting for {', '.join(late)} ..." if late else "   all healthy"
-
-
 def run(
     platform: Platform, product: LoadedProduct, console: Console, *, keep_up: bool = False, until: str | None = None
 ) -> dict[str, Any]:
@@ -337,30 +331,8 @@ def run(
         InvalidInput: `until` is no day of the story.
     """
     last = _day(until) if until else END
-    ran_before = embedded.running(platform)
-    try:
-        with _ended_by_signals():
-            return Demo(platform, product, console, last).tell()
-    finally:
-        if keep_up or ran_before:
-            console.print("The services are still running: `plinth status`, `plinth down`.")
-        else:
-            embedded.down(platform)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """A closed terminal or a `timeout` ends the story as Ctrl-C does: the services must not stay behind."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with left_as_found(platform, console, keep_up=keep_up):
+        return Demo(platform, product, console, last).tell()
 
 
 def _day(text: str) -> date:
