@@ -19,21 +19,11 @@ from typing import Any
 from urllib.parse import urlencode, urlparse
 from urllib.request import url2pathname
 
+from plinth.core.mlflow_environment import MLFLOW_ENVIRONMENT
 from plinth.errors import Conflict, InvalidInput, MissingExtra, NotFound, Unavailable
 from plinth.models.port import Alias, Dataset, ModelVersion, Run, Training
 from plinth.models.rules import MODEL_FILE, check_name, check_stored, check_training, run_tags, version_tags
 
-# Set before MLflow is imported, whatever the environment says: a pickle is never loaded, nothing is reported home, and
-# standard error belongs to our own progress and errors.
-ENVIRONMENT = {
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-}
 _FOLDER = "report"
 GLANCE_SECONDS = 2.0
 
@@ -52,7 +42,7 @@ class MlflowRegistry:
 
     @cached_property
     def _client(self) -> Any:
-        os.environ.update(ENVIRONMENT)
+        os.environ.update(MLFLOW_ENVIRONMENT)
         try:
             from mlflow import MlflowClient
         except ModuleNotFoundError as error:  # not every ImportError: out of memory is one, too
