@@ -133,7 +133,8 @@ PERSON = ("promote.begin", "promote.before-commit", "promote.after-commit", "rol
 
 
 def test_row_1_covers_every_failpoint():
-    assert sorted(CONTROLLER + SERVICE + PIPELINE + PERSON) == sorted(NAMES)
+    of_rollouts = [name for name in NAMES if not name.startswith("index.")]  # those: test_index_faults.py, row 16
+    assert sorted(CONTROLLER + SERVICE + PIPELINE + PERSON) == sorted(of_rollouts)
 
 
 @pytest.mark.parametrize("name", CONTROLLER)

@@ -27,6 +27,11 @@ Name = Literal[
     "route.before-load",
     "route.after-load",
     "step.after-run",
+    "index.before-add",
+    "index.after-add",
+    "index.before-complete",
+    "index.after-complete",
+    "index.before-manifest",
 ]
 NAMES: tuple[str, ...] = get_args(Name)
 
