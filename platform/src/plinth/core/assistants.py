@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from plinth.core.digests import digest_json
 from plinth.core.durations import Duration
+from plinth.core.regexes import LIMIT, ways
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=50)]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=50)]
@@ -160,6 +161,8 @@ class Pattern(_Frozen):
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"is no regular expression: {error}") from None
+        if ways(pattern) > LIMIT:
+            raise ValueError("can take too long on some texts: repeat less (no `*` or `+` around another repeat)")
         return pattern
 
 
