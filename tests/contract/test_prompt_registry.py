@@ -37,18 +37,18 @@ def test_the_same_text_again_is_the_same_version_even_after_another_one(registry
     assert (first.version, second.version) == ("1", "2")
     assert registry.register("again.answer", TEXT, VARIABLES, message="tried again") == first
     assert registry.register("again.answer", TEXT, ("text",)).version == "3"
-    assert len({version.digest for version in registry.list("again")}) == 3
+    assert len({version.digest for version in registry.versions("again")}) == 3
 
 
 def test_the_list_has_one_product_only_by_name_newest_first(registry):
     for name in ("listed.source", "listed.answer", "listed-too.answer"):
         registry.register(name, "a {{ text }}", ("text",))
         registry.register(name, "b {{ text }}", ("text",))
-    found = [(version.name, version.version) for version in registry.list("listed")]
+    found = [(version.name, version.version) for version in registry.versions("listed")]
     assert found == [("listed.answer", "2"), ("listed.answer", "1"), ("listed.source", "2"), ("listed.source", "1")]
-    assert registry.list("nobody") == []
-    assert registry.list("%") == []
-    assert registry.list("' OR name LIKE '%") == []
+    assert registry.versions("nobody") == []
+    assert registry.versions("%") == []
+    assert registry.versions("' OR name LIKE '%") == []
 
 
 def test_what_is_not_there_is_not_found(registry):
@@ -94,7 +94,7 @@ def test_a_text_that_no_store_keeps_is_refused(registry, template):
         registry.register("text.answer", template, ("text",))
     with pytest.raises(InvalidInput):
         registry.register("text.answer", "fine", ("text",), message="m" * (MAX_MESSAGE_CHARS + 1))
-    assert registry.list("text") == []
+    assert registry.versions("text") == []
 
 
 def test_the_largest_text_that_is_allowed_is_kept(registry):
@@ -105,7 +105,7 @@ def test_the_largest_text_that_is_allowed_is_kept(registry):
 
 
 def test_the_same_text_registered_at_once_is_used_as_one_version(registry):
-    registry.list("racing")  # the database is there before they start
+    registry.versions("racing")  # the database is there before they start
     barrier, versions = threading.Barrier(4), []
 
     def register():
@@ -129,9 +129,9 @@ def test_a_prompt_is_no_model_and_a_model_no_prompt(tmp_path):
     prompts.register("docs.answer", TEXT, VARIABLES)
     assert models.versions() == []
     prompts._client.create_registered_model("docs.model")
-    with pytest.raises(Conflict, match="docs.model"):
+    with pytest.raises(Conflict, match=r"docs\.model"):
         prompts.register("docs.model", TEXT, VARIABLES)
-    assert prompts.list("docs")[0].name == "docs.answer"
+    assert prompts.versions("docs")[0].name == "docs.answer"
 
 
 def test_an_unreachable_store_is_unavailable(tmp_path):
@@ -139,4 +139,4 @@ def test_an_unreachable_store_is_unavailable(tmp_path):
     from plinth.errors import Unavailable
 
     with pytest.raises(Unavailable):
-        MlflowPrompts(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}").list("docs")
+        MlflowPrompts(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}").versions("docs")

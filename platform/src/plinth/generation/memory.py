@@ -38,8 +38,8 @@ class MemoryPrompts:
                 return found
         raise NotFound(f"no version {version!r} of prompt {name!r}", where="memory", hint="plinth prompt list PRODUCT")
 
-    def list(self, product: str) -> list[Registered]:
-        """As PromptRegistry.list."""
+    def versions(self, product: str) -> list[Registered]:
+        """As PromptRegistry.versions."""
         names = sorted(name for name in self._versions if name.startswith(prompt_name(product, "")))
         return [version for name in names for version in reversed(self._versions[name])]
 

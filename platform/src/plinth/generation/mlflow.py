@@ -114,8 +114,8 @@ class MlflowPrompts:
             raise NotFound(absent, where=self.store, hint="plinth prompt list PRODUCT")
         return _registered(found.name, found.version, found.template, found.tags, found)
 
-    def list(self, product: str) -> list[Registered]:
-        """As PromptRegistry.list."""
+    def versions(self, product: str) -> list[Registered]:
+        """As PromptRegistry.versions."""
         prefix = prompt_name(product.replace("'", "").replace("%", ""), "")
         found = [version for version in self._search(f"name LIKE '{prefix}%'") if version.name.startswith(prefix)]
         return sorted(found, key=lambda version: (version.name, -int(version.version)))

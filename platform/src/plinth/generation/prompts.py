@@ -86,7 +86,7 @@ class PromptRegistry(Protocol):
             Unavailable: The store cannot be used now.
         """
 
-    def list(self, product: str) -> list[Registered]:
+    def versions(self, product: str) -> list[Registered]:
         """Every version of every prompt of a product: by name, newest first."""
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
@@ -113,7 +113,11 @@ def check_registration(name: str, template: str, message: str) -> None:
         InvalidInput: As `PromptRegistry.register`.
     """
     if not _NAME.fullmatch(name):
-        raise InvalidInput(f"{name!r} is no name of a prompt", where="prompt registry", hint="product.prompt, such as docs-assistant.answer")  # fmt: skip
+        raise InvalidInput(
+            f"{name!r} is no name of a prompt",
+            where="prompt registry",
+            hint="product.prompt, such as docs-assistant.answer",
+        )
     if not template.strip():
         raise InvalidInput("the template is empty", where=name, hint="write one")
     for what, text, limit in (("template", template, MAX_TEMPLATE_CHARS), ("message", message, MAX_MESSAGE_CHARS)):
