@@ -7,7 +7,7 @@ SOURCE = Path(__file__).parents[2] / "platform" / "src" / "plinth"
 TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
     "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
-    "pyarrow", "sqlalchemy", "supervisor", "uvicorn",
+    "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
 )  # fmt: skip
 ELSEWHERE = {
     "contracts/odcs.py": {"open_data_contract_standard"},  # the standard's short name
@@ -29,6 +29,8 @@ ELSEWHERE = {
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
     "pipelines/prefect.py": {"httpx"},  # Prefect's client raises its errors
+    "retrieval/minilm.py": {"safetensors"},  # the weights it is made of
+    "retrieval/onnxruntime.py": {"tokenizers"},  # the model's tokenizer, beside it
     "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
     "runtime/mlflow.py": {"uvicorn"},  # serves MLflow's application in one process
     "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
