@@ -138,7 +138,7 @@ def _kinds(detector: Detector, text: str) -> list[str]:
 
 def _whole(chunk: Chunk) -> str:
     """Everything of a chunk that can reach a prompt, and so a generator."""
-    return "\n".join(dict.fromkeys([chunk.document, chunk.title, *chunk.headings, chunk.text]))
+    return "\n\n".join(dict.fromkeys([chunk.document, chunk.title, *chunk.headings, chunk.text]))
 
 
 def _neighbours(chunks: Sequence[Chunk]) -> list[tuple[Chunk, Chunk]]:

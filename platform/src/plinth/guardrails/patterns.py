@@ -60,123 +60,212 @@ class Builtin:
         name: Its name.
         meaning: What a text with it does, for people.
         places: Where it is looked for.
-        words: One of them stands in every text that the expressions match: texts without are not looked at further.
-        expressions: What is looked for. No repeat is unbounded, so a search takes time in proportion to the text.
+        looks: What is looked for: words of which one stands in every text that the expression matches (texts without
+            are not looked at further), and the expression. No repeat is unbounded: the time is in proportion to the text.
     """
 
     name: str
     meaning: str
     places: tuple[Place, ...]
-    words: tuple[str, ...]
-    expressions: tuple[re.Pattern[str], ...]
+    looks: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]
 
     def matches(self, text: str, lowered: str) -> bool:
         """Whether it stands in a text in normal form, given also in small letters."""
-        return any(word in lowered for word in self.words) and any(e.search(text) for e in self.expressions)
+        return any(
+            any(word in lowered for word in words) and expression.search(text) is not None
+            for words, expression in self.looks
+        )
 
 
 def _builtin(
-    name: str, meaning: str, words: str, *expressions: str, places: tuple[Place, ...] = ("question", "sources")
+    name: str, meaning: str, *looks: tuple[str, str], places: tuple[Place, ...] = ("question", "sources")
 ) -> Builtin:
-    compiled = tuple(re.compile(expression, re.IGNORECASE | re.MULTILINE) for expression in expressions)
-    return Builtin(name, meaning, places, tuple(words.split("|")), compiled)
+    compiled = tuple(
+        (tuple(words.split("|")), re.compile(expression, re.IGNORECASE | re.MULTILINE)) for words, expression in looks
+    )
+    return Builtin(name, meaning, places, compiled)
 
 
 BUILTIN: tuple[Builtin, ...] = (
     _builtin(
         "ignore-instructions",
         "asks to set aside what the assistant was told",
-        "ignor|disregard|forget|overrid|overrul|bypass|circumvent|follow|attention to|set aside|drop|discard|skip"
-        "|abandon|neglect|new instruction|new directive|new prompt|new system|vergiss|missachte|oublie|olvida|olvide",
-        rf"\b{_SET_ASIDE}\b[^.!?\n]{{0,30}}\b{_EARLIER}\b[^.!?\n]{{0,30}}\b{_ORDERS}\b",
-        rf"{_START}(?:ignore|disregard|forget) (?:everything|anything|all|what)\b[^.!?\n]{{0,20}}"
-        r"\b(?:above|before|previous\w{0,2}|said|told|so far|until now)\b",
-        r"\bnew (?:system )?(?:instructions?|directives?|prompt) ?: ?\S",
-        r"\b(?:ignoriere|vergiss|missachte)\b[^.!?\n]{0,40}\b(?:anweisungen|regeln|vorgaben)\b",
-        r"\b(?:ignorez?|oubliez?)\b[^.!?\n]{0,40}\b(?:instructions|consignes|règles)\b",
-        r"\b(?:ignor[ae]|ignorar|olvid[ae])\b[^.!?\n]{0,40}"
-        r"\b(?:instrucciones|reglas|instruções|istruzioni|regole)\b",
+        (
+            "ignor|disregard|forget|overrid|overrul|bypass|circumvent|follow|attention to|set aside|drop|discard|skip"
+            "|abandon|neglect",
+            rf"\b{_SET_ASIDE}\b[^.!?\n]{{0,30}}\b{_EARLIER}\b[^.!?\n]{{0,30}}\b{_ORDERS}\b",
+        ),
+        (
+            "ignore |disregard |forget ",
+            rf"{_START}(?:ignore|disregard|forget) (?:everything|anything|all|what)\b[^.!?\n]{{0,20}}"
+            r"\b(?:above|before|previous\w{0,2}|said|told|so far|until now)\b",
+        ),
+        (
+            "new instruction|new directive|new prompt|new system",
+            r"\bnew (?:system )?(?:instructions?|directives?|prompt) ?: ?\S",
+        ),
+        (
+            "ignoriere|vergiss|missachte",
+            r"\b(?:ignoriere|vergiss|missachte)\b[^.!?\n]{0,40}\b(?:anweisungen|regeln|vorgaben)\b",
+        ),
+        ("ignore|oublie", r"\b(?:ignorez?|oubliez?)\b[^.!?\n]{0,40}\b(?:instructions|consignes|règles)\b"),
+        (
+            "ignora|ignore|olvida|olvide",
+            r"\b(?:ignor[ae]|ignorar|olvid[ae])\b[^.!?\n]{0,40}"
+            r"\b(?:instrucciones|reglas|instruções|istruzioni|regole)\b",
+        ),
     ),
     _builtin(
         "reveal-prompt",
         "asks for the assistant's own prompt",
-        "prompt|message|instruction|rules|guideline|above|before|verbatim",
-        rf"{_START}{_SHOW}\b[^.!?\n]{{0,40}}\b(?:your|the|its|this|any|all) (?:\w{{1,12}} ){{0,2}}{_INNER} "
-        r"(?:prompts?|messages?|instructions?|rules)\b",
-        rf"{_START}{_SHOW}\b[^.!?\n]{{0,30}}\byour (?:\w{{1,12}} ){{0,2}}(?:prompt|instructions|rules|guidelines)\b",
-        r"\bwhat (?:is|are|was|were|does|do) your (?:\w{1,12} ){0,2}(?:prompt|instructions|rules|guidelines)\b",
-        r"\brepeat (?:the )?(?:words|text|everything|all)\b[^.!?\n]{0,20}\b(?:above|before|verbatim)\b",
+        (
+            "prompt|message|instruction|rules",
+            rf"{_START}{_SHOW}\b[^.!?\n]{{0,40}}\b(?:your|the|its|this|any|all) (?:\w{{1,12}} ){{0,2}}{_INNER} "
+            r"(?:prompts?|messages?|instructions?|rules)\b",
+        ),
+        (
+            " your ",
+            rf"{_START}{_SHOW}\b[^.!?\n]{{0,30}}\byour (?:\w{{1,12}} ){{0,2}}(?:prompt|instructions|rules|guidelines)\b",
+        ),
+        (
+            " your ",
+            r"\bwhat (?:is|are|was|were|does|do) your (?:\w{1,12} ){0,2}(?:prompt|instructions|rules|guidelines)\b",
+        ),
+        (
+            "repeat ",
+            r"\brepeat (?:the )?(?:words|text|everything|all)\b[^.!?\n]{0,20}\b(?:above|before|verbatim)\b",
+        ),
     ),
     _builtin(
         "role-marker",
         "holds the markers that separate a conversation's roles",
-        "<|inst]|sys>>|</s>|<s>|system|assistant|developer|human|user|<tool|function_call|tool_response|instruction"
-        "|response|begin|end of",
-        r"<\|[\w ]{2,30}\|>|\[/?INST\]|<</?SYS>>|</?s>\[|</?(?:system|assistant|tool_call|function_call|tool_response)>",
-        r"^(?:#{1,4} ?)?(?:system|assistant|developer|human|user) ?(?:message|prompt|override|note)? ?: ?(?:you|your"
-        r"|ignore|please|do|never|always|new|from|reveal|print|say|answer|reply|send|override|i|the (?:user|assistant))\b",
-        r"^#{2,4} ?(?:system|instructions?|response) ?:(?: |$)",
-        r"\bBEGIN (?:SYSTEM|NEW|ADMIN) (?:PROMPT|INSTRUCTIONS?|MESSAGE)\b",
-        r"\bEND OF (?:PROMPT|INSTRUCTIONS|CONTEXT|DOCUMENTS?|SOURCES?)\b[^\w\n]{0,10}(?:new|now|system|you|ignore|$)",
+        ("<|", r"<\|[\w ]{2,30}\|>"),
+        ("inst]|sys>>|s>[", r"\[/?INST\]|<</?SYS>>|</?s>\["),
+        (
+            "<system|</system|<assistant|</assistant|<tool|</tool|function_call>",
+            r"</?(?:system|assistant|tool_call|function_call|tool_response)>",
+        ),
+        (
+            "system|assistant|developer|human|user",
+            r"^(?:#{1,4} ?)?(?:system|assistant|developer|human|user) ?(?:message|prompt|override|note)? ?: ?(?:you|your"
+            r"|ignore|please|do|never|always|new|from|reveal|print|say|answer|reply|send|override|i"
+            r"|the (?:user|assistant))\b",
+        ),
+        ("##", r"^#{2,4} ?(?:system|instructions?|response) ?:(?: |$)"),
+        (
+            "begin system|begin new|begin admin",
+            r"\bBEGIN (?:SYSTEM|NEW|ADMIN) (?:PROMPT|INSTRUCTIONS?|MESSAGE)\b",
+        ),
+        (
+            "end of prompt|end of instr|end of context|end of doc|end of source",
+            r"\bEND OF (?:PROMPT|INSTRUCTIONS|CONTEXT|DOCUMENTS?|SOURCES?)\b[^\w\n]{0,10}"
+            r"(?:new|now|system|you|ignore|$)",
+        ),
     ),
     _builtin(
         "delimiter",
         "holds the tags that separate sources and question in the prompt",
-        "<",
-        r"< ?/ ?(?:source|question|sources|context)\b",
-        r"< ?(?:source|question) ?(?:id ?=[^>\n]{0,20})?>",
+        ("<", r"< ?/ ?(?:source|question|sources|context)\b"),
+        ("<", r"< ?(?:source|question) ?(?:id ?=[^>\n]{0,20})?>"),
         places=("question",),
     ),
     _builtin(
         "new-role",
         "gives the assistant another role",
-        "you are|as if|as though|as a|as the|as my|pretend|from now on| mode|do anything now|jailbroken|as root|as admin",
-        rf"\byou are (?:now|no longer|going to (?:act|be|play|pretend))\b(?! {_STATES})",
-        rf"{_START}(?:act|behave|respond|answer|roleplay|role-play) as {_ROLE}",
-        rf"{_START}pretend (?:to be|you are|you're|that you)\b",
-        rf"\bfrom now on,? (?:you|all|only|every|always|ignore|{_SAY})\b",
-        r"\b(?:developer|debug|god|admin|maintenance|dan|jailbreak|unrestricted|sudo) mode "
-        r"(?:is )?(?:on|enabled|activated|engaged)\b",
-        r"\benter (?:developer|debug|god|admin|maintenance|dan|unrestricted) mode\b|\bdo anything now\b|\bjailbroken\b",
+        (
+            "you are ",
+            rf"\byou are (?:now|no longer|going to (?:act|be|play|pretend))\b(?! {_STATES})",
+        ),
+        (
+            "act as|behave as|respond as|answer as|play as",
+            rf"{_START}(?:act|behave|respond|answer|roleplay|role-play) as {_ROLE}",
+        ),
+        ("pretend", rf"{_START}pretend (?:to be|you are|you're|that you)\b"),
+        ("from now on", rf"\bfrom now on,? (?:you|all|only|every|always|ignore|{_SAY})\b"),
+        (
+            " mode ",
+            r"\b(?:developer|debug|god|admin|maintenance|dan|jailbreak|unrestricted|sudo) mode "
+            r"(?:is )?(?:on|enabled|activated|engaged)\b",
+        ),
+        (
+            "enter ",
+            r"\benter (?:developer|debug|god|admin|maintenance|dan|unrestricted) mode\b",
+        ),
+        ("do anything now|jailbroken", r"\bdo anything now\b|\bjailbroken\b"),
     ),
     _builtin(
         "exfiltrate",
         "asks to send what is known to somewhere",
-        "://|www.|@|](//|src",
-        r"\b(?:send|post|upload|forward|e-?mail|transmit|exfiltrate|submit|leak|report|copy|deliver|append|include|embed"
-        r"|encode|put|attach)\b[^!?\n]{0,60}\b(?:conversations?|chats?|history|questions?|answers?|prompts?|secrets?"
-        r"|passwords?|keys?|tokens?|credentials?|context|everything|documents?|contents?|above|user'?s?|names?|data"
-        rf"|results?|it|them|this)\b[^!?\n]{{0,40}}(?:{_FOREIGN}|\bwww\.|\b[\w.+-]{{1,40}}@[\w-]{{1,40}}\.\w{{2,10}})",
-        r"!\[[^\]\n]{0,80}\]\( ?(?:https?:)?//[^)\n]{0,200}(?:[{\[<$]|%7B|[?&]\w{0,20}"
-        r"(?:data|secret|question|prompt|key|context|leak|exfil)\w{0,20}=)",
-        r"<img\b[^>\n]{0,200}\bsrc ?= ?[\"']?(?:https?:)?//[^>\n]{0,200}[?{$]",
-        rf"\b(?:fetch|visit|open|load|call|get|browse|request|ping|curl|wget)\b[^!?\n]{{0,30}}{_FOREIGN}[^\s]{{0,120}}"
-        r"[?&]\w{0,20}(?:data|secret|question|prompt|key|context|leak|exfil|q)\w{0,20}=",
+        (
+            "://|www.|@",
+            r"\b(?:send|post|upload|forward|e-?mail|transmit|exfiltrate|submit|leak|report|copy|deliver|append|include"
+            r"|embed|encode|put|attach)\b[^!?\n]{0,60}\b(?:conversations?|chats?|history|questions?|answers?|prompts?"
+            r"|secrets?|passwords?|keys?|tokens?|credentials?|context|everything|documents?|contents?|above|user'?s?"
+            rf"|names?|data|results?|it|them|this)\b[^!?\n]{{0,40}}(?:{_FOREIGN}|\bwww\."
+            r"|\b[\w.+-]{1,40}@[\w-]{1,40}\.\w{2,10})",
+        ),
+        (
+            "![",
+            r"!\[[^\]\n]{0,80}\]\( ?(?:https?:)?//[^)\n]{0,200}(?:[{\[<$]|%7B|[?&]\w{0,20}"
+            r"(?:data|secret|question|prompt|key|context|leak|exfil)\w{0,20}=)",
+        ),
+        ("<img", r"<img\b[^>\n]{0,200}\bsrc ?= ?[\"']?(?:https?:)?//[^>\n]{0,200}[?{$]"),
+        (
+            "://",
+            r"\b(?:fetch|visit|open|load|call|get|browse|request|ping|curl|wget)\b[^!?\n]{0,30}"
+            rf"{_FOREIGN}[^\s]{{0,120}}[?&]\w{{0,20}}(?:data|secret|question|prompt|key|context|leak|exfil|q)\w{{0,20}}=",
+        ),
     ),
     _builtin(
         "instructs-assistant",
         "speaks to the assistant instead of saying something",
-        "ai|a.i.|assistant|llm|model|bot|gpt|claude|gemini|copilot|your |you |user|with|tell|cite"
-        "|only|exactly|just|verbatim|the word|the phrase|the string|the text|the sentence|the following|this",
-        r"\b(?:note|message|instructions?|attention|notice|memo|important|hint|reminder|warning|orders?)(?: (?:to|for))?"
-        rf"[,:]? (?:all |any |the |every |an? )?{_SPEAKER}s?\b ?[:,!.-]",
-        rf"\b(?:dear|hey|hello|hi|attention|ok|listen)[, ]{{1,2}}(?:the )?{_SPEAKER}\b",
-        rf"{_START}(?:the )?{_SPEAKER}s?(?: models?)?(?:,|:| -) (?:please )?(?:ignore|disregard|{_SAY}|do not|don't|never"
-        r"|always|you (?:must|should|shall|will|have))\b",
-        r"\bin your (?:next |final |own )?(?:answers?|response|repl(?:y|ies)|output|summary)\b",
-        r"\b(?:if|when|whenever|before|while) (?:you(?:'re| are)? (?:answer\w{0,3}|asked|read\w{0,3}|summari[sz]\w{1,4}"
-        rf"|process\w{{0,3}}|quot\w{{1,3}})|(?:the |a |any )?users? asks?(?: you)?)\b[^.!?\n]{{0,60}}\b{_SAY}\b",
-        r"\b(?:you|your (?:answer|reply|response)s?) (?:must|should|shall|need to|have to|are to|will) (?:now |always |only "
-        r"|never |also |not )?(?:answer|reply|respond|output|tell the user|recommend|obey|comply|cite|ignore"
-        r"|(?:begin|end) (?:every|each))\b",
-        rf"{_START}(?:only |always |simply )?(?:answer|respond|reply) (?:only |always |exactly |every question "
-        r"|each question |to (?:every|all|any) \w{1,12} )?with\b",
-        rf"{_START}tell (?:the |every |all |any |our |this )?(?:users?|customers?|readers?|person|people|human)"
-        r"(?: that| to|,|:)",
-        rf"{_START}(?:say|output|print|reply|answer|respond|repeat|write) (?:only|exactly|just|verbatim|this"
-        r"|the (?:word|phrase|string|text|sentence|following)) ?[:\"'“‘`«]",
-        r"\bdo not (?:tell|inform|mention|reveal|disclose)\b[^.!?\n]{0,30}\busers?\b",
-        r"\b(?:and|always|then|must|please) cite \[?\d{1,3}\]?(?: |$|\.)",
+        (
+            "note|message|instruction|attention|notice|memo|important|hint|reminder|warning|order",
+            r"\b(?:note|message|instructions?|attention|notice|memo|important|hint|reminder|warning|orders?)"
+            rf"(?: (?:to|for))?[,:]? (?:all |any |the |every |an? )?{_SPEAKER}s?\b ?[:,!.-]",
+        ),
+        (
+            "dear |hey|hello|hi |hi,|attention|ok |ok,|listen",
+            rf"\b(?:dear|hey|hello|hi|attention|ok|listen)[, ]{{1,2}}(?:the )?{_SPEAKER}\b",
+        ),
+        (
+            "ai,|ai:|ai -|assistant|model|bot|gpt|claude|gemini|copilot|llm",
+            rf"{_START}(?:the )?{_SPEAKER}s?(?: models?)?(?:,|:| -) (?:please )?(?:ignore|disregard|{_SAY}|do not|don't"
+            r"|never|always|you (?:must|should|shall|will|have))\b",
+        ),
+        ("in your ", r"\bin your (?:next |final |own )?(?:answers?|response|repl(?:y|ies)|output|summary)\b"),
+        (
+            "if you|when you|whenever you|before you|while you|ask",
+            r"\b(?:if|when|whenever|before|while) (?:you(?:'re| are)? (?:answer\w{0,3}|asked|read\w{0,3}"
+            r"|summari[sz]\w{1,4}|process\w{0,3}|quot\w{1,3})|(?:the |a |any )?users? asks?(?: you)?)\b"
+            rf"[^.!?\n]{{0,60}}\b{_SAY}\b",
+        ),
+        (
+            "you must|you should|you shall|you need|you have|you are to|you will|your answer|your repl|your response",
+            r"\b(?:you|your (?:answer|reply|response)s?) (?:must|should|shall|need to|have to|are to|will) (?:now "
+            r"|always |only |never |also |not )?(?:answer|reply|respond|output|tell the user|recommend|obey|comply|cite"
+            r"|ignore|(?:begin|end) (?:every|each))\b",
+        ),
+        (
+            " with",
+            rf"{_START}(?:only |always |simply )?(?:answer|respond|reply) (?:only |always |exactly |every question "
+            r"|each question |to (?:every|all|any) \w{1,12} )?with\b",
+        ),
+        (
+            "tell ",
+            rf"{_START}tell (?:the |every |all |any |our |this )?(?:users?|customers?|readers?|person|people|human)"
+            r"(?: that| to|,|:)",
+        ),
+        (
+            "only|exactly|just|verbatim|the word|the phrase|the string|the text|the sentence|the following|this",
+            rf"{_START}(?:say|output|print|reply|answer|respond|repeat|write) (?:only|exactly|just|verbatim|this"
+            r"|the (?:word|phrase|string|text|sentence|following)) ?[:\"'“‘`«]",
+        ),
+        (
+            "do not tell|do not inform|do not mention|do not reveal|do not disclose",
+            r"\bdo not (?:tell|inform|mention|reveal|disclose)\b[^.!?\n]{0,30}\busers?\b",
+        ),
+        (" cite ", r"\b(?:and|always|then|must|please) cite \[?\d{1,3}\]?(?: |$|\.)"),
         places=("sources",),
     ),
 )
@@ -184,9 +273,9 @@ BUILTIN: tuple[Builtin, ...] = (
 # Something quoted is talked about, not said, where the rest of the clause says so.
 _QUOTED = re.compile(r"`[^`\n]{3,160}`|\"[^\"\n]{3,160}\"|“[^”\n]{3,160}”|‘[^’\n]{3,160}’|(?<!\w)'[^'\n]{3,160}'(?!\w)")
 _TALK = re.compile(
-    r"\b(?:injections?|attacks?|attackers?|phrases?|patterns?|strings?|wording|such as|for example|e\.g\.|called|like|says?"
-    r"|said|reads|writes?|asks?|texts?|sentences?|contains?|containing|holds?|tries|what happens|detect\w{0,3}|refus\w{1,3}"
-    r"|block\w{0,3}|flag\w{0,4}|match\w{0,3}|marker|tag|role)\b",
+    r"\b(?:injections?|attacks?|attackers?|phrases?|patterns?|strings?|wording|such as|for example|e\.g\.|called|like"
+    r"|says?|said|reads|writes?|asks?|texts?|sentences?|contains?|containing|holds?|tries|what happens|detect\w{0,3}"
+    r"|refus\w{1,3}|block\w{0,3}|flag\w{0,4}|match\w{0,3}|marker|tag|role)\b",
     re.IGNORECASE,
 )
 
@@ -206,15 +295,16 @@ def _said(text: str) -> str:
 def injections(text: str, place: Place, extra: Sequence[Pattern] = ()) -> list[str]:
     """Names of the patterns of instructions that stand in a text, in the order of their table, each once."""
     found: set[str] = set()
-    for number, reading in enumerate(readings(text)):
-        said = _said(reading) if number < 2 else reading  # what was encoded was not mentioned
-        lowered = said.lower()
-        found.update(
-            builtin.name
-            for builtin in BUILTIN
-            if place in builtin.places and builtin.name not in found and builtin.matches(said, lowered)
-        )
-        found.update(matching(extra, said))
+    for reading in readings(text):
+        for window in windows(reading):
+            said = _said(window)
+            lowered = said.lower()
+            found.update(
+                builtin.name
+                for builtin in BUILTIN
+                if place in builtin.places and builtin.name not in found and builtin.matches(said, lowered)
+            )
+        found.update(matching(extra, reading))
     order = [*(builtin.name for builtin in BUILTIN), *(pattern.name for pattern in extra)]
     return [f"injection:{name}" for name in dict.fromkeys(order) if name in found]
 

@@ -22,12 +22,19 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,4000}={0,2}")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}){2,}")
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ .\-_*]{1,2}){4,200}[^\W_](?![^\W_])")
 _MIXED = re.compile(r"\b(?=\w*[a-z])(?=[\w@$]*[013457@$])[\w@$]{3,30}")
+_WRAP = re.compile(
+    r"(?<!\n)\n(?!\n|[-*+>#|`~]|\d{1,3}[.)] |(?:system|assistant|developer|human|user)\b)", re.IGNORECASE
+)
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 
 
 def normal(text: str) -> str:
-    """The text in NFKC, one kind of angle brackets, without characters that nobody sees; lines and spaces single."""
-    return re.sub(r"[^\S\n]+", " ", re.sub(r"\s*\n\s*", "\n", visible(text)))
+    """The text in NFKC, one kind of angle brackets, without characters that nobody sees; a paragraph is one line.
+
+    Spaces are single. Where a list item, heading, table row, quote or the name of a role begins, a line stays a line.
+    """
+    plain = re.sub(r"[^\S\n]+", " ", visible(text))
+    return _WRAP.sub(" ", re.sub(r" ?\n ?", "\n", plain)) if "\n" in plain else plain
 
 
 def visible(text: str) -> str:
@@ -50,13 +57,14 @@ def readings(text: str) -> Iterator[str]:
     """
     plain = normal(text)
     yield plain
-    other = plain.translate(_CONFUSABLES)
+    other = visible(text).translate(_CONFUSABLES)
     other = html.unescape(other) if "&" in other else other
     other = _PERCENT.sub(lambda match: bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "replace"), other)
     other = _SPACED.sub(lambda match: re.sub(r"[ .\-_*]{1,2}", _joint, match[0]), other)
     other = _MIXED.sub(lambda match: match[0].translate(_LEET), other)
-    if other != plain:
-        yield normal(other)
+    if (other := normal(other)) != plain:
+        known = set(plain.split("\n"))
+        yield "\n".join(line for line in other.split("\n") if line not in known)
     if hidden := "".join(chr(ord(c) - 0xE0000) for run in _TAGS.findall(text) for c in run):
         yield normal(hidden)
     for match in _BASE64.finditer(plain):
