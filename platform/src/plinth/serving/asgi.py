@@ -1,7 +1,8 @@
-"""The HTTP face of a predictor: one bare ASGI application, mounted in the product's BentoML service.
+"""The HTTP face of a product: one bare ASGI application, mounted in the product's BentoML service.
 
 It answers every path itself, so none of the framework's own routes and media types can be reached. Errors are rendered
-here, once: `{"error": {"kind", "what", "where", "next"}, "request_id"}`.
+here, once: `{"error": {"kind", "what", "where", "next"}, "request_id"}`. What a product answers is added to it:
+`predictions.ServingApp`, and `plinth.assistants.app`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from plinth.errors import NotFound, PlinthError, RefusedByPolicy, Unavailable
 from plinth.serving.body import RequestRefused, printable
+from plinth.serving.buffer import BufferedLog
 from plinth.serving.health import Health
-from plinth.serving.predictor import Predictor
+from plinth.serving.port import Observer
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -59,15 +61,35 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """An answer that is sent as it comes. `parts` is closed when the client goes away; it renders its own errors."""
+
+    parts: AsyncIterator[bytes]
+    content_type: bytes = b"text/event-stream"
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"cache-control", b"no-store"),)
+    status: int = 200
 
 
-class ServingApp:
-    """The ASGI application of one product's service.
+Handler = Callable[[Request], Awaitable[Response | Streaming]]
+Result = TypeVar("Result")
+
+
+class ClientGone(RequestRefused):
+    """The client closed the connection before it was answered; nobody reads this."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client went away before it was answered", where="connection")
+
+
+class Application:
+    """What every product's service has: checks of the sender, limits of the body, errors, health, metrics, pages.
 
     Args:
-        predictor: Answers predictions.
+        routes: Path to method to handler: what the product itself answers.
+        observer: Is told of every request.
         health: Answers /healthz and /readyz.
+        logs: Written by `flush`.
         pages: Path to body and content type of what never changes (`/openapi.json`, `/`).
         max_body: Largest body in bytes; nothing more than this is ever held of one request.
         body_timeout: Seconds in which a body has to arrive.
@@ -76,24 +98,25 @@ class ServingApp:
 
     def __init__(
         self,
-        predictor: Predictor,
+        routes: Mapping[str, dict[str, Handler]],
+        observer: Observer,
         health: Health,
+        logs: Sequence[BufferedLog[Any]],
         pages: dict[str, tuple[bytes, str]],
         *,
         max_body: int = 1_000_000,
         body_timeout: float = 10.0,
         allowed_hosts: Iterable[str] = (),
     ) -> None:
-        self._predictor = predictor
-        self._observer = predictor.observer
+        self._observer = observer
         self._health = health
+        self._logs = tuple(logs)
         self._pages = pages
         self._max_body = max_body
         self._body_timeout = body_timeout
         self._hosts = frozenset(name.encode().lower() for name in (*LOOPBACK, *allowed_hosts))
         self._routes: dict[str, dict[str, Handler]] = {
-            "/predict": {"POST": self._predict},
-            "/inference-log/flush": {"POST": self._flush},
+            **routes,
             "/healthz": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
             "/metrics": {"GET": self._metrics},
@@ -108,17 +131,21 @@ class ServingApp:
             return
         headers = dict(scope["headers"])
         request = Request(scope["method"], _raw_path(scope), receive, _request_id(headers), headers)
+        response: Response | Streaming
         try:
             response = await self._dispatch(request)
         except PlinthError as error:
-            response = _error_response(error, request)
+            response = self.error(error, request)
         except Exception as error:  # noqa: BLE001  (the process never dies of input; the line below keeps the cause)
-            self._observer.event("unexpected error", 40, request_id=request.request_id, exc_info=error)
-            response = _error_response(PlinthError("an unexpected error", where=request.path), request)
-        await _send(send, response, request)
+            response = self.error(self.unexpected(error, request), request)
+        status = response.status
+        if type(response) is Response:
+            await _send(send, response, request)
+        elif isinstance(response, Streaming):
+            status = await self._stream(send, response, request)
         self._observer.request(
             path=request.path if request.path in self._routes else "other",
-            code=response.status,
+            code=status,
             seconds=time.perf_counter() - request.started,
             rows=request.rows,
             request_id=request.request_id,
@@ -127,7 +154,76 @@ class ServingApp:
             marks=request.marks,
         )
 
-    async def _dispatch(self, request: Request) -> Response:
+    def error(self, error: PlinthError, request: Request) -> Response:
+        """An error as the answer."""
+        fields = {name: printable(text, 500) for name, text in error.as_dict().items()}
+        body = orjson.dumps({"error": fields, "request_id": request.request_id})
+        return Response(body, error.http_status, headers=error_headers(error))
+
+    def unexpected(self, error: Exception, request: Request) -> PlinthError:
+        """What nobody foresaw, with its cause in the log and not in the answer."""
+        self._observer.event("unexpected error", 40, request_id=request.request_id, exc_info=error)
+        return PlinthError("an unexpected error", where=request.path)
+
+    async def body(self, request: Request) -> bytes:
+        """The body of a request that carries JSON, within its limits of size and time.
+
+        Raises:
+            RequestRefused: 415, it is no JSON; 413, it is too large; 408, it does not arrive; 400, it ends early.
+        """
+        _check_media_type(request.headers)
+        match = TRACEPARENT.fullmatch(request.headers.get(b"traceparent", b""))
+        request.traceparent = match.group().decode() if match else ""
+        return await self._body(request)
+
+    async def while_there(self, request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+        """What comes of some work that is ended when the client goes away.
+
+        Raises:
+            ClientGone: It went away.
+        """
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request.receive))
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientGone
+            return task.result()
+        finally:
+            await _end(task, gone)
+
+    async def flush(self, request: Request) -> Response:
+        """Write the logs, in a thread: the disk must not hold up other requests."""
+        for log in self._logs:
+            if not await asyncio.get_running_loop().run_in_executor(None, log.flush):
+                raise Unavailable(f"the {log.name} cannot be written", where=log.failing, hint="free disk space")
+        first, requests = (log.stats() for log in self._logs)
+        return Response(orjson.dumps({**first, "requests": requests}))
+
+    async def _stream(self, send: Send, response: Streaming, request: Request) -> int:
+        """Send an answer as it comes. Returns the status it is counted under: one that was sent may still fail."""
+        await send({"type": "http.response.start", "status": response.status, "headers": _headers(response, request)})
+
+        async def pump() -> None:
+            try:
+                async for part in response.parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            finally:
+                close = getattr(response.parts, "aclose", None)
+                if close is not None:
+                    await close()
+            await send({"type": "http.response.body", "body": b""})
+
+        try:
+            await self.while_there(request, pump())
+        except ClientGone as error:
+            return error.http_status
+        except Exception as error:  # noqa: BLE001  (the status is sent already: all that is left is to end the body)
+            self.unexpected(error, request)
+            await send({"type": "http.response.body", "body": b""})
+            return 500
+        return response.status
+
+    async def _dispatch(self, request: Request) -> Response | Streaming:
         self._check_sender(request.headers)
         methods = self._routes.get(request.path)
         if methods is None:
@@ -147,15 +243,6 @@ class ServingApp:
         origin = headers.get(b"origin")
         if origin is not None and _without_port(origin.partition(b"://")[2]) not in self._hosts:
             raise RefusedByPolicy("foreign Origin header", where="Origin", hint="call the service from its own host")
-
-    async def _predict(self, request: Request) -> Response:
-        _check_media_type(request.headers)
-        match = TRACEPARENT.fullmatch(request.headers.get(b"traceparent", b""))
-        request.traceparent = match.group().decode() if match else ""
-        body = await self._body(request)
-        answer = await self._predictor.predict(body, request.request_id, request.marks)
-        request.rows, request.release = answer.rows, answer.release
-        return Response(answer.body)
 
     async def _body(self, request: Request) -> bytes:
         length = request.headers.get(b"content-length", b"0")
@@ -184,15 +271,6 @@ class ServingApp:
 
     def _too_large(self) -> RequestRefused:
         return RequestRefused(413, f"the body is larger than {self._max_body} bytes", hint="send smaller batches")
-
-    async def _flush(self, request: Request) -> Response:
-        """In a thread: the disk must not hold up other requests."""
-        logs = (self._predictor.log, self._predictor.requests)
-        for log in logs:
-            if not await asyncio.get_running_loop().run_in_executor(None, log.flush):
-                raise Unavailable(f"the {log.name} cannot be written", where=log.failing, hint="free disk space")
-        inference, requests = (log.stats() for log in logs)
-        return Response(orjson.dumps({**inference, "requests": requests}))
 
     async def _healthz(self, request: Request) -> Response:
         return Response(b'{"status":"alive"}')
@@ -239,26 +317,43 @@ def _check_media_type(headers: dict[bytes, bytes]) -> None:
         raise RequestRefused(415, "compressed bodies are not accepted", where="Content-Encoding", hint="send it plain")
 
 
-def _error_response(error: PlinthError, request: Request) -> Response:
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    if error.http_status == 503:
-        headers = ((b"retry-after", b"1"),)
-    elif error.http_status == 405:
-        headers = ((b"allow", error.hint.removeprefix("use ").encode()),)
-    elif error.http_status in {400, 408, 413}:
-        headers = ((b"connection", b"close"),)  # what is left of the body is not worth reading
-    fields = {name: printable(text, 500) for name, text in error.as_dict().items()}
-    body = orjson.dumps({"error": fields, "request_id": request.request_id})
-    return Response(body, error.http_status, headers=headers)
+def error_headers(error: PlinthError) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers that belong to an error's status."""
+    if error.http_status in {429, 503}:
+        return ((b"retry-after", b"1"),)
+    if error.http_status == 405:
+        return ((b"allow", error.hint.removeprefix("use ").encode()),)
+    if error.http_status in {400, 408, 413}:
+        return ((b"connection", b"close"),)  # what is left of the body is not worth reading
+    return ()
 
 
-async def _send(send: Send, response: Response, request: Request) -> None:
-    headers = [
+async def _gone(receive: Receive) -> None:
+    """Returns when the client goes away; its body was read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what still runs, and wait until it has let go of what it held."""
+    running = [task for task in tasks if not task.done() and task.cancel()]
+    if running:
+        await asyncio.wait(running)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio would say that nobody did
+
+
+def _headers(response: Response | Streaming, request: Request) -> list[tuple[bytes, bytes]]:
+    return [
         (b"content-type", response.content_type),
-        (b"content-length", str(len(response.body)).encode()),
         (b"x-request-id", request.request_id.encode()),
         (b"x-content-type-options", b"nosniff"),
         *response.headers,
     ]
+
+
+async def _send(send: Send, response: Response, request: Request) -> None:
+    headers = [(b"content-length", str(len(response.body)).encode()), *_headers(response, request)]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else response.body})

@@ -18,7 +18,7 @@ from plinth.errors import Unavailable
 from plinth.serving.port import FloatMatrix, Instances
 
 if TYPE_CHECKING:
-    from plinth.serving.releases import LoadedRelease
+    from plinth.serving.tabular import LoadedRelease
 
 MAX_ROWS = 512
 """Rows of one shared run; what is beyond runs right after it."""

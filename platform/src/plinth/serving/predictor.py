@@ -21,9 +21,9 @@ from plinth.serving.batching import Batcher, Scored, take
 from plinth.serving.deadline import Deadline
 from plinth.serving.inference_log import Entry, InferenceLog
 from plinth.serving.port import Instances, Observer, ServedProduct
-from plinth.serving.releases import LoadedRelease, ReleaseHolder, Routing, check_finite
 from plinth.serving.requests import NO_SCORES, RequestLog, RequestRecord
 from plinth.serving.shadow import Shadow
+from plinth.serving.tabular import LoadedRelease, Releases, TabularRouting, check_finite
 
 REASONS = {1: "missing", 2: "stale", 3: "future"}
 """Why a view's values are its declared defaults, by the reader's status code."""
@@ -62,7 +62,7 @@ class Predictor:
     def __init__(
         self,
         product: ServedProduct,
-        releases: ReleaseHolder,
+        releases: Releases,
         log: InferenceLog,
         requests: RequestLog,
         shadow: Shadow,
@@ -114,7 +114,7 @@ class Predictor:
 
     # Routing and scoring ----------------------------------------------------------------------------------------
 
-    async def _scored(self, instances: Instances, request_id: str) -> tuple[Routing, list[Share]]:
+    async def _scored(self, instances: Instances, request_id: str) -> tuple[TabularRouting, list[Share]]:
         """Every share, scored. Waits, without blocking the event loop, while the online store is locked.
 
         Raises:
@@ -141,7 +141,7 @@ class Predictor:
             await asyncio.sleep(delay)
             delay = min(delay * 2, 0.2)
 
-    def _routing(self) -> Routing:
+    def _routing(self) -> TabularRouting:
         routing = self.releases.routing
         if routing is None:
             raise Unavailable(
@@ -168,7 +168,7 @@ class Predictor:
     # Answering --------------------------------------------------------------------------------------------------
 
     def _answer(
-        self, request_id: str, routing: Routing, shares: list[Share], marks: MutableSequence[tuple[str, int]]
+        self, request_id: str, routing: TabularRouting, shares: list[Share], marks: MutableSequence[tuple[str, int]]
     ) -> tuple[Answer, list[list[list[str]]]]:
         """The answer, and of each share the flags of its rows."""
         predictions: list[dict[str, Any]] = []
@@ -224,7 +224,7 @@ class Predictor:
     def _log(
         self,
         request_id: str,
-        routing: Routing,
+        routing: TabularRouting,
         shares: list[Share],
         flags: list[list[list[str]]],
         latency_ms: float,
@@ -246,7 +246,7 @@ class Predictor:
             if routing.route.shadow and share.arm == "serving":
                 self.shadow.offer(routing, request_id, instances)
 
-    def _log_failure(self, request_id: str, routing: Routing, shares: list[Share], seconds: float) -> None:
+    def _log_failure(self, request_id: str, routing: TabularRouting, shares: list[Share], seconds: float) -> None:
         answered = time.time()
         for share in shares:
             if share.error is None:
@@ -258,7 +258,7 @@ class Predictor:
     def _record(
         self,
         request_id: str,
-        routing: Routing,
+        routing: TabularRouting,
         share: Share,
         code: int,
         answered: float,
@@ -282,7 +282,7 @@ class Predictor:
         )  # fmt: skip
 
 
-def _shares(routing: Routing, instances: Instances) -> list[Share]:
+def _shares(routing: TabularRouting, instances: Instances) -> list[Share]:
     """Who answers which instances. Without a candidate that answers, one share and nothing to decide."""
     candidate = routing.candidate
     if candidate is None or not routing.route.weight:

@@ -10,27 +10,20 @@ not in memory waits for it.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Generic, Protocol, TypeVar
 
 from plinth.core.digests import digest_bytes
 from plinth.core.failpoints import failpoint
-from plinth.core.formats import check_model_file
 from plinth.core.routes import Route
 from plinth.errors import Corrupt, PlinthError, Unavailable
-from plinth.serving.port import FeatureReader, ReleaseSource, Scorer
+from plinth.serving.port import ReleaseSource
 
-ReaderFactory = Callable[[dict[str, Any]], FeatureReader]
-ScorerFactory = Callable[[bytes], Scorer]
 EventSink = Callable[..., None]
 
 MAX_BACKOFF = 8.0
@@ -43,58 +36,34 @@ LOAD_SECONDS = 30.0
 Artifacts = Mapping[str, tuple[Path, str]]
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedRelease:
-    """A release in memory: model, read plan and the feature reader of each thread that serves it."""
+class Loaded(Protocol):
+    """A release in memory, of whatever kind."""
 
-    digest: str
-    scorer: Scorer
-    views: tuple[str, ...]
-    plan: dict[str, Any]
-    open_reader: ReaderFactory
-    _local: threading.local = field(default_factory=threading.local, repr=False)
+    @property
+    def digest(self) -> str:
+        """Its digest."""
 
-    def reader(self) -> FeatureReader:
-        """The calling thread's feature reader: SQLite connections stay in the thread that opened them."""
-        reader: FeatureReader | None = getattr(self._local, "reader", None)
-        if reader is None:
-            reader = self._local.reader = self.open_reader(self.plan)
-        return reader
+
+Release = TypeVar("Release", bound=Loaded)
+
+
+def as_they_are(serving: Release, candidate: Release) -> tuple[Release, Release]:
+    """Two releases that remember nothing of the requests they answered: neither is ahead of the other."""
+    return serving, candidate
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
+class Routing(Generic[Release]):
     """What is applied: a route and its releases in memory. `candidate` is None exactly when the route's is."""
 
     route: Route
-    serving: LoadedRelease
-    candidate: LoadedRelease | None = None
+    serving: Release
+    candidate: Release | None = None
 
     @property
-    def loaded(self) -> tuple[LoadedRelease, ...]:
+    def loaded(self) -> tuple[Release, ...]:
         """The releases held."""
         return (self.serving,) if self.candidate is None else (self.serving, self.candidate)
-
-
-def on_equal_terms(serving: LoadedRelease, candidate: LoadedRelease) -> tuple[LoadedRelease, LoadedRelease]:
-    """Both with feature readers that remember the same: shared where the read plan is, else both new.
-
-    A reader keeps the rows it has read. Beside one that has served for hours a new release would look slow, and be
-    rolled back for it.
-    """
-    if serving.plan == candidate.plan:
-        return serving, replace(candidate, _local=serving._local)
-    return replace(serving, _local=threading.local()), candidate
-
-
-def check_finite(scores: NDArray[np.float64], release: LoadedRelease) -> None:
-    """Refuse scores that JSON cannot carry.
-
-    Raises:
-        PlinthError: One is no number.
-    """
-    if not np.isfinite(scores).all():
-        raise PlinthError("the model answered with something that is no number", where=release.digest)
 
 
 def read_artifact(artifacts: Artifacts, name: str) -> bytes:
@@ -119,60 +88,23 @@ def read_artifact(artifacts: Artifacts, name: str) -> bytes:
     return data
 
 
-def load_release(
-    digest: str,
-    artifacts: Artifacts,
-    *,
-    make_scorer: ScorerFactory,
-    open_reader: ReaderFactory,
-    width: int,
-) -> LoadedRelease:
-    """A release from its artefacts: digests, format, model (warmed up) and read plan.
-
-    Args:
-        digest: Its digest.
-        artifacts: File name to path and sha256.
-        make_scorer: A model's bytes to a scorer.
-        open_reader: A read plan to a feature reader.
-        width: Features that the product's code assembles.
-
-    Raises:
-        Corrupt: An artefact is missing or damaged, or the model takes another number of features than `width`.
-        RefusedByPolicy: The model file is not of an allowed format.
-    """
-    model = read_artifact(artifacts, "model.onnx")
-    check_model_file(artifacts["model.onnx"][0], "model.onnx")
-    try:
-        plan = json.loads(read_artifact(artifacts, "read_plan.json"))
-        views = tuple(str(view["name"]) for view in plan["views"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"the read plan does not fit: {error}", where="read_plan.json", hint="release again") from error
-    scorer = make_scorer(model)
-    if scorer.features != width:
-        raise Corrupt(
-            f"the model takes {scorer.features} features, the product's code makes {width}",
-            where="model.onnx",
-            hint="deploy the code that the release was made with (`plinth release show`)",
-        )
-    open_reader(plan)  # a plan that cannot be opened is refused here, not at the first request
-    return LoadedRelease(digest, scorer, views, plan, open_reader)
-
-
-class _Loading:
+class _Loading(Generic[Release]):
     """A release on its way into memory."""
 
-    def __init__(self, load: Callable[[], LoadedRelease]) -> None:
+    def __init__(self, load: Callable[[], Release]) -> None:
         self.done = threading.Event()
         self._load = load
-        self._outcome: LoadedRelease | Exception | None = None
+        self._outcome: Release | Exception | None = None
         threading.Thread(target=self._work, name="plinth-load", daemon=True).start()
 
-    def result(self) -> LoadedRelease:
+    def result(self) -> Release:
         """The release, or what was met instead, when it is done."""
         outcome = self._outcome
-        if isinstance(outcome, LoadedRelease):
-            return outcome
-        raise outcome or Unavailable("the release was not loaded")
+        if outcome is None:
+            raise Unavailable("the release was not loaded")
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def _work(self) -> None:
         try:
@@ -185,12 +117,13 @@ class _Loading:
             self.done.set()
 
 
-class ReleaseHolder:
+class ReleaseHolder(Generic[Release]):
     """Holds the routing that is applied, and watches for the next one.
 
     Args:
         source: Says how traffic is to be split, and where the releases' artefacts are.
         load: Makes a loaded release of its digest and artefacts.
+        on_equal_terms: Makes serving and candidate releases ready to be compared, before the candidate is routed.
         on_event: Called with a name, a level and fields when a release is taken over or refused, or a route applied.
         interval: Seconds between two looks at the source.
         clock: Monotonic seconds; tests give their own.
@@ -199,24 +132,26 @@ class ReleaseHolder:
     def __init__(
         self,
         source: ReleaseSource,
-        load: Callable[[str, Artifacts], LoadedRelease],
+        load: Callable[[str, Artifacts], Release],
         *,
+        on_equal_terms: Callable[[Release, Release], tuple[Release, Release]] = as_they_are,
         on_event: EventSink,
         interval: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.routing: Routing | None = None
+        self.routing: Routing[Release] | None = None
         self.problem: str | None = None
         self.failures = 0
         self._source = source
         self._load = load
+        self._on_equal_terms = on_equal_terms
         self._on_event = on_event
         self._interval = interval
         self._clock = clock
         self._retry_at = 0.0
         self._backoff = interval
         self._failed: Route | None = None
-        self._loading: dict[str, _Loading] = {}
+        self._loading: dict[str, _Loading[Release]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -247,6 +182,19 @@ class ReleaseHolder:
         except Exception as error:  # noqa: BLE001  (a watcher that died would leave an old release serving in silence)
             self._failed_with(wanted, f"{type(error).__name__}: {error}")
         return self.routing is not before
+
+    def stats(self) -> dict[str, Any]:
+        """What is applied: `release`, `generation`, `step` and `weight` (basis points) of the route; `stale`: it is not
+        the wanted one; `release_failures`."""
+        route = self.routing.route if self.routing else None
+        return {
+            "release": route.serving if route else "",
+            "generation": route.generation if route else 0,
+            "step": route.step if route else 0,
+            "weight": route.weight if route else 0,
+            "stale": bool(route and self.problem),
+            "release_failures": self.failures,
+        }
 
     def _news(self, wanted: Route | None) -> bool:
         if self.routing is None:
@@ -284,10 +232,10 @@ class ReleaseHolder:
             alone = Route(wanted.generation, 0, wanted.serving)
             if self.routing is None or alone.order > self.routing.route.order:
                 self._apply(Routing(alone, serving))
-            serving, candidate = on_equal_terms(serving, self._loaded(wanted.candidate))
+            serving, candidate = self._on_equal_terms(serving, self._loaded(wanted.candidate))
         self._apply(Routing(wanted, serving, candidate))
 
-    def _loaded(self, digest: str) -> LoadedRelease:
+    def _loaded(self, digest: str) -> Release:
         """The release, loaded in a thread of its own.
 
         Raises:
@@ -310,7 +258,7 @@ class ReleaseHolder:
             if digest not in needed and loading.done.is_set():
                 del self._loading[digest]
 
-    def _apply(self, routing: Routing) -> None:
+    def _apply(self, routing: Routing[Release]) -> None:
         before, self.routing = self.routing, routing
         route = routing.route
         fields: dict[str, Any] = {"release": route.serving, "generation": route.generation}

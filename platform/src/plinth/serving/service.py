@@ -7,20 +7,22 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from plinth.errors import Unavailable
-from plinth.serving.asgi import Receive, Scope, Send, ServingApp
+from plinth.serving.asgi import App, Receive, Scope, Send
 from plinth.serving.buffer import Sink
 from plinth.serving.health import Health
 from plinth.serving.inference_log import Entry, InferenceLog
 from plinth.serving.port import Observer, ReleaseSource, ServedProduct
+from plinth.serving.predictions import ServingApp
 from plinth.serving.predictor import Predictor
-from plinth.serving.releases import Artifacts, LoadedRelease, ReaderFactory, ReleaseHolder, ScorerFactory, load_release
+from plinth.serving.releases import Artifacts, ReleaseHolder
 from plinth.serving.requests import RequestLog, RequestRecord
 from plinth.serving.shadow import Shadow
+from plinth.serving.tabular import LoadedRelease, ReaderFactory, ScorerFactory, load_release, on_equal_terms
 
 
 class Service:
@@ -61,12 +63,12 @@ class Service:
             return load_release(digest, artifacts, make_scorer=make_scorer, open_reader=open_reader, width=width)
 
         self.observer = observer
-        self.releases = ReleaseHolder(source, load, on_event=observer.event)
+        self.releases = ReleaseHolder(source, load, on_equal_terms=on_equal_terms, on_event=observer.event)
         self.log = InferenceLog(sink, on_event=observer.event)
         self.requests = RequestLog(request_sink, on_event=observer.event)
         self.shadow = Shadow(product, self.releases, self.requests, observer)
         self._predictor = Predictor(product, self.releases, self.log, self.requests, self.shadow, observer)
-        health = Health(self.releases, self.log, self.requests, self.probe)
+        health = Health(self.releases, (self.log, self.requests), self.probe)
         self.app = ServingApp(self._predictor, health, pages, **options)
 
     def start(self) -> None:
@@ -113,19 +115,12 @@ class Service:
         (basis points) of the route that is applied; `stale`: it is not the wanted one; `release_failures`;
         `shadow_dropped`: requests that the shadow did not score.
         """
-        routing = self.releases.routing
-        route = routing.route if routing else None
         return {
             **self.log.stats(),
             "requests_written": self.requests.written,
             "requests_dropped": self.requests.dropped,
             "requests_write_errors": self.requests.write_errors,
-            "release": route.serving if route else "",
-            "generation": route.generation if route else 0,
-            "step": route.step if route else 0,
-            "weight": route.weight if route else 0,
-            "stale": bool(route and self.releases.problem),
-            "release_failures": self.releases.failures,
+            **self.releases.stats(),
             "shadow_dropped": self.shadow.dropped,
         }
 
@@ -144,15 +139,32 @@ class Service:
             release.reader().read(keys, np.array([int(time.time())], dtype=np.int64))
 
 
-class LazyService:
-    """An ASGI application that is built when it is started: module level may hold it without doing work."""
-
-    def __init__(self, build: Callable[[], Service]) -> None:
-        self._build = build
-        self._service: Service | None = None
+class Startable(Protocol):
+    """A service: an application that is started and stopped."""
 
     @property
-    def service(self) -> Service:
+    def app(self) -> App:
+        """Answers requests while it runs."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def stop(self) -> None:
+        """Stop it."""
+
+
+Built = TypeVar("Built", bound=Startable)
+
+
+class LazyService(Generic[Built]):
+    """An ASGI application that is built when it is started: module level may hold it without doing work."""
+
+    def __init__(self, build: Callable[[], Built]) -> None:
+        self._build = build
+        self._service: Built | None = None
+
+    @property
+    def service(self) -> Built:
         """The running service.
 
         Raises:

@@ -20,8 +20,8 @@ from plinth.errors import Unavailable
 from plinth.serving.batching import merge
 from plinth.serving.deadline import Deadline
 from plinth.serving.port import Instances, Observer, ServedProduct
-from plinth.serving.releases import LoadedRelease, ReleaseHolder, Routing, check_finite
 from plinth.serving.requests import NO_SCORES, RequestLog, RequestRecord
+from plinth.serving.tabular import LoadedRelease, Releases, TabularRouting, check_finite
 
 CAPACITY = 256
 """Requests that may wait."""
@@ -37,7 +37,7 @@ LOCKED_SECONDS = 1.5
 
 
 class _Waiting(NamedTuple):
-    routing: Routing
+    routing: TabularRouting
     request_id: str
     instances: Instances
 
@@ -56,7 +56,7 @@ class Shadow:
     def __init__(
         self,
         product: ServedProduct,
-        releases: ReleaseHolder,
+        releases: Releases,
         requests: RequestLog,
         observer: Observer,
         *,
@@ -86,7 +86,7 @@ class Shadow:
             self._thread.join(timeout=5)
         self._deadline.close()
 
-    def offer(self, routing: Routing, request_id: str, instances: Instances) -> None:
+    def offer(self, routing: TabularRouting, request_id: str, instances: Instances) -> None:
         """Have an answered request scored by the routing's candidate. Never waits."""
         if self._queue.qsize() >= self._capacity:
             self.dropped += 1

@@ -12,7 +12,8 @@ from plinth.errors import Corrupt, RefusedByPolicy
 from plinth.serving import releases
 from plinth.serving.memory import MemoryObserver, MemoryReader, MemoryReleases
 from plinth.serving.onnxruntime import OnnxScorer
-from plinth.serving.releases import ReleaseHolder, load_release
+from plinth.serving.releases import ReleaseHolder
+from plinth.serving.tabular import load_release, on_equal_terms
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def holder(source):
         )
 
     now = [0.0]
-    holder = ReleaseHolder(source, load, on_event=MemoryObserver().event, clock=lambda: now[0])
+    holder = ReleaseHolder(
+        source, load, on_equal_terms=on_equal_terms, on_event=MemoryObserver().event, clock=lambda: now[0]
+    )
     holder.now, holder.loads = now, loads
     return holder
 
@@ -302,7 +305,7 @@ def test_a_withdrawn_candidate_answers_nothing_while_another_release_loads(sourc
             digest, artifacts, make_scorer=OnnxScorer, open_reader=lambda plan: MemoryReader({}, [0, 0]), width=3
         )
 
-    holder = ReleaseHolder(source, load, on_event=MemoryObserver().event)
+    holder = ReleaseHolder(source, load, on_equal_terms=on_equal_terms, on_event=MemoryObserver().event)
     for route in (Route(2, 1, a, b, 5000), Route(3, 1, c, a, 1000)):
         source.wanted = route
         holder.poll()
@@ -357,7 +360,9 @@ def test_a_load_that_hangs_keeps_nobody_from_a_rollback_and_is_not_begun_twice(s
             digest, artifacts, make_scorer=OnnxScorer, open_reader=lambda plan: MemoryReader({}, [0, 0]), width=3
         )
 
-    holder = ReleaseHolder(source, load, on_event=MemoryObserver().event, clock=lambda: now[0])
+    holder = ReleaseHolder(
+        source, load, on_equal_terms=on_equal_terms, on_event=MemoryObserver().event, clock=lambda: now[0]
+    )
 
     def look(route):
         source.wanted = route
@@ -389,7 +394,7 @@ def test_what_is_loaded_after_the_ledger_gave_it_up_is_let_go(source, three, mon
         loaded.append(weakref.ref(release))
         return release
 
-    holder = ReleaseHolder(source, load, on_event=MemoryObserver().event)
+    holder = ReleaseHolder(source, load, on_equal_terms=on_equal_terms, on_event=MemoryObserver().event)
     for route in (Route(1, 0, a), Route(2, 1, a, b, 5000), Route(3, 0, a)):
         source.wanted = route
         holder.poll()
