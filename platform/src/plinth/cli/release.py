@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from plinth.cli.output import Output
     from plinth.ledger.store import Serving
 
-WAITING = "note: the registry's alias follows when the controller, or the next promote or rollback, sets it"
+WAITING = "note: the aliases follow when the controller, or the next promote or rollback, sets them"
 
 
 def register(groups: Groups) -> None:
@@ -131,14 +131,10 @@ def show(args: Namespace, out: Output) -> None:
     out.text(
         f"product  {record.product}   status  {record.status}   created  {record.created_at} by {record.created_by}"
     )
-    out.text(
-        f"model    {manifest.tabular().model.name}:{manifest.tabular().model.version} ({manifest.tabular().model.format}), "
-        f"run {manifest.tabular().model.run_id}"
-    )
+    model, features = manifest.tabular()
+    out.text(f"model    {model.name}:{model.version} ({model.format}), run {model.run_id}")
     out.text(f"code     {manifest.code.commit}{' with uncommitted changes' if manifest.code.dirty else ''}")
-    out.text(
-        f"features {manifest.tabular().feature_service.name}, read plan {manifest.tabular().feature_service.digest[:12]}"
-    )
+    out.text(f"features {features.name}, read plan {features.digest[:12]}")
     for contract in manifest.contracts:
         out.text(f"contract {contract.id} {contract.version}, {contract.digest[:12]}")
     out.table(
@@ -169,7 +165,12 @@ def promote(args: Namespace, out: Output) -> None:
     platform = Platform.from_settings()
     product = platform.products.get(args.product).spec
     change = commands.promote(
-        platform.ledger, platform.registry, product, args.digest, actor=platform.actor, reason=args.reason
+        platform.ledger,
+        platform.aliases_for(product.name),
+        product,
+        args.digest,
+        actor=platform.actor,
+        reason=args.reason,
     )
     serving, before = change.serving, change.previous
     out.data(_document(serving, before.digest if before else None, change.projected))
@@ -187,7 +188,7 @@ def rollback(args: Namespace, out: Output) -> None:
     platform = Platform.from_settings()
     product = platform.products.named(args.product)
     done = commands.rollback(
-        platform.ledger, platform.registry, product, args.to, actor=platform.actor, reason=args.reason
+        platform.ledger, platform.aliases_for(product), product, args.to, actor=platform.actor, reason=args.reason
     )
     aborted = done.aborted
     out.data({**_document(done.serving, done.bad or None, done.projected), "rollout": aborted.id if aborted else None})

@@ -9,37 +9,36 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from plinth.core.findings import Finding, Level, violations, without
-from plinth.core.releases import ModelRef
 from plinth.core.routes import Route
 from plinth.errors import PlinthError
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
-from plinth.rollouts.projection import Alias, Aliases, wanted
+from plinth.rollouts.projection import Aliases, wanted
 from plinth.serving.port import Backend, Observation
 
 SETTLE_SECONDS = 2.0
 """A service looks at the ledger each half second, and loads what is new."""
 
 REGISTRY_HOLDS = {
-    "registry.readable": "The model registry can be reached and read.",
-    "registry.serving": "The registry's alias `serving` is on the version of what serves.",
-    "registry.candidate": "The alias `candidate` is on the version of what is rolled out, and on none decided before.",
+    "registry.readable": "The stores of aliases can be reached and read: of models, of prompts, of index builds.",
+    "registry.serving": "The alias `serving` is on what serves: a model's version, or an index build and prompts.",
+    "registry.candidate": "The alias `candidate` is on what is rolled out, and on no model version decided before.",
 }
 SERVICE_HOLDS = {"service.route": "Every running service routes as the ledger says, with the releases in memory."}
 
 
-def check_registry(ledger: Ledger, registry: Callable[[], Aliases], products: Iterable[str]) -> list[Finding]:
-    """Whether the registry's aliases say what the ledger says. What still waits in the outbox is a warning.
+def check_registry(ledger: Ledger, aliases: Callable[[str], Aliases], products: Iterable[str]) -> list[Finding]:
+    """Whether the aliases say what the ledger says. What still waits in the outbox is a warning.
 
     Args:
         ledger: The ledger.
-        registry: Gives the model registry; called only when there is a product.
-        products: Whose models.
+        aliases: Gives a product's aliases.
+        products: Whose.
     """
     found: list[Finding] = []
     for product in products:
         try:
-            found += _aliases(ledger, registry(), product)
+            found += _aliases(ledger, aliases(product), product)
         except PlinthError as error:
             found.append(Finding("registry.readable", "violation", product, error.what, error.hint))
     if any(finding.invariant == "registry.readable" for finding in found):
@@ -47,21 +46,18 @@ def check_registry(ledger: Ledger, registry: Callable[[], Aliases], products: It
     return found + without(REGISTRY_HOLDS, found)
 
 
-def _aliases(ledger: Ledger, registry: Aliases, product: str) -> list[Finding]:
+def _aliases(ledger: Ledger, aliases: Aliases, product: str) -> list[Finding]:
     while True:
         should, wrong = wanted(ledger, product), []
-        pointed: list[tuple[Alias, ModelRef | None]] = [("serving", should.serving), ("candidate", should.candidate)]
-        for alias, model in pointed:
-            if model is None:
-                continue
-            seen = registry.by_alias(model.name, alias)
-            if seen is None or seen.version != model.version:
+        for alias, pin in should.points:
+            seen = aliases.by_alias(pin.name, alias)
+            if seen is None or seen.version != pin.version:
                 now = f"on version {seen.version}" if seen else "on none"
-                wrong.append((f"registry.{alias}", f"`{alias}` of {model.name} is {now}, not on {model.version}"))
-        for model in should.decided:
-            seen = registry.by_alias(model.name, "candidate")
-            if seen is not None and seen.version == model.version:
-                wrong.append(("registry.candidate", f"`candidate` of {model.name} is still on {model.version}"))
+                wrong.append((f"registry.{alias}", f"`{alias}` of {pin.name} is {now}, not on {pin.version}"))
+        for pin in should.decided:
+            seen = aliases.by_alias(pin.name, "candidate")
+            if seen is not None and seen.version == pin.version:
+                wrong.append(("registry.candidate", f"`candidate` of {pin.name} is still on {pin.version}"))
         waits = bool(ledger.pending_effects(product))
         if wanted(ledger, product) == should:
             break

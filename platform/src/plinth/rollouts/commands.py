@@ -127,7 +127,7 @@ def rollback(
 
     Args:
         ledger: The ledger.
-        aliases: The model registry.
+        aliases: Where the product's aliases are.
         product: The product's name.
         digest: Release to go back to, past a running rollout; None is the one that served before.
         actor: Who decides.

@@ -1,7 +1,8 @@
-"""Projection: what the ledger decided, carried over to the model registry's aliases and looked at again afterwards.
+"""Projection: what the ledger decided, carried over to aliases in other stores and looked at again afterwards.
 
-A registry cannot refuse an older write, so only who holds the controller's lease writes there; and since a process that
-was asleep may write all the same, the aliases are compared with the ledger from time to time, and mended.
+A model's release has aliases in the model registry, an assistant's on its index build and its prompts. These stores
+cannot refuse an older write, so only who holds the controller's lease writes there; and since a process that was
+asleep may write all the same, the aliases are compared with the ledger from time to time, and mended.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from plinth.core.failpoints import failpoint
-from plinth.core.releases import ModelRef
+from plinth.core.releases import ReleaseManifest
 from plinth.errors import Conflict, PlinthError, Unavailable
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
@@ -28,6 +29,9 @@ LEASE = "controller"
 
 EFFECT = "registry-alias"
 """The outbox's name for what is done here."""
+
+INDEX, PROMPT = "index:", "prompt:"
+"""What the names of an assistant's parts begin with."""
 
 VERIFY_SECONDS = 30.0
 LONGEST_WAIT = 30.0
@@ -42,28 +46,39 @@ def process_name() -> str:
 
 
 class Version(Protocol):
-    """A registered model version."""
+    """What carries an alias."""
 
     @property
     def version(self) -> str:
-        """Its number."""
+        """Its number, or the id of an index build."""
         ...
 
 
 class Aliases(Protocol):
-    """The part of a model registry (plinth.models.port) that projection needs."""
+    """What the decisions about a product are carried over to: a model registry, or `plinth.rollouts.targets.Targets`.
 
-    def set_alias(self, model: str, version: str, alias: Alias) -> None:
+    A name is a registered model's, `index:PRODUCT` or `prompt:PRODUCT.NAME`.
+    """
+
+    def set_alias(self, name: str, version: str, alias: Alias, /) -> None:
         """Move an alias to a version. Raises NotFound."""
         ...
 
-    def delete_alias(self, model: str, alias: Alias) -> None:
-        """Take an alias away."""
+    def delete_alias(self, name: str, alias: Alias, /) -> None:
+        """Take an alias away from a model."""
         ...
 
-    def by_alias(self, model: str, alias: Alias) -> Version | None:
+    def by_alias(self, name: str, alias: Alias, /) -> Version | None:
         """The version that carries the alias, or None."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Something that a release pins and an alias can be put on; `name` as in `Aliases`."""
+
+    name: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -71,36 +86,51 @@ class Wanted:
     """What the aliases of a product should be.
 
     Attributes:
-        serving: The version of what serves, None before the first promotion.
-        candidate: The version of what is being rolled out, or None.
-        decided: Versions that are candidates no longer: "candidate" is taken away from them, and left where somebody's
-            training has put it otherwise.
+        points: What each alias is on; none before the first promotion. An index and a prompt always have a candidate:
+            while nothing is rolled out, it is what serves, so whoever reads by that alias never reads nothing.
+        decided: Model versions that are candidates no longer: "candidate" is taken away from them, and left where
+            somebody's training has put it otherwise.
     """
 
-    serving: ModelRef | None
-    candidate: ModelRef | None
-    decided: tuple[ModelRef, ...]
+    points: tuple[tuple[Alias, Pin], ...] = ()
+    decided: tuple[Pin, ...] = ()
 
 
 def wanted(ledger: Ledger, product: str) -> Wanted:
     """What the aliases should be now. A drill's release is in no registry, so it never gets one."""
     serving = ledger.current(product)
     if serving is None:
-        return Wanted(None, None, ())
-    serves = ledger.release(serving.digest).manifest.tabular().model
+        return Wanted()
+    serves = ledger.release(serving.digest).manifest
     newest = next((rollout for rollout in Rollouts(ledger).of(product) if not rollout.plan.drill), None)
-    if newest is None:
-        return Wanted(serves, None, (serves,))
-    rolled_out = ledger.release(newest.candidate).manifest.tabular().model
-    return Wanted(serves, rolled_out, ()) if newest.active else Wanted(serves, None, (serves, rolled_out))
+    rolled_out = ledger.release(newest.candidate).manifest if newest is not None else None
+    trial = rolled_out if newest is not None and newest.active else None
+    parts = {pin.name: pin for pin in (*_parts(serves), *_parts(trial))}
+    points: list[tuple[Alias, Pin]] = [("serving", pin) for pin in (*_model(serves), *_parts(serves))]
+    points += [("candidate", pin) for pin in (*_model(trial), *parts.values())]
+    return Wanted(tuple(points), (*_model(serves), *_model(rolled_out)) if trial is None else ())
+
+
+def _model(manifest: ReleaseManifest | None) -> tuple[Pin, ...]:
+    model = manifest.model if manifest is not None else None
+    return (Pin(model.name, model.version),) if model is not None else ()
+
+
+def _parts(manifest: ReleaseManifest | None) -> tuple[Pin, ...]:
+    """An assistant's index build and prompts."""
+    if manifest is None or manifest.assistant is None:
+        return ()
+    pinned = manifest.assistant
+    index = Pin(f"{INDEX}{manifest.product}", pinned.index.build)
+    return (index, *(Pin(f"{PROMPT}{manifest.product}.{prompt.name}", prompt.version) for prompt in pinned.prompts))
 
 
 def align(ledger: Ledger, aliases: Aliases, product: str, may_write: Callable[[], bool]) -> list[str]:
-    """Make the registry's aliases what the ledger says now, and read them again.
+    """Make the aliases what the ledger says now, and read them again.
 
     Args:
         ledger: The ledger.
-        aliases: The registry.
+        aliases: Where they are.
         product: Whose aliases.
         may_write: Asked before every write: whether this process still holds the lease.
 
@@ -109,47 +139,50 @@ def align(ledger: Ledger, aliases: Aliases, product: str, may_write: Callable[[]
 
     Raises:
         Conflict: The lease is lost, or somebody else moves the same alias.
-        Unavailable: The registry cannot be reached.
-        NotFound: The registry does not know the version.
+        Unavailable: A store cannot be reached.
+        NotFound: A store does not know the version.
     """
     changed: list[str] = []
     now = wanted(ledger, product)
     while True:
-        if now.serving is not None:
-            changed += _point(aliases, "serving", now.serving, may_write)
-        if now.candidate is not None:
-            changed += _point(aliases, "candidate", now.candidate, may_write)
-        for model in now.decided:
-            changed += _clear(aliases, model, may_write)
+        for alias, pin in now.points:
+            changed += _point(aliases, alias, pin, may_write)
+        for pin in now.decided:
+            changed += _clear(aliases, pin, may_write)
         # Somebody may have promoted meanwhile; ours was then the older alias, written last.
         before, now = now, wanted(ledger, product)
         if now == before:
             return changed
 
 
-def _point(aliases: Aliases, alias: Alias, model: ModelRef, may_write: Callable[[], bool]) -> list[str]:
-    found = aliases.by_alias(model.name, alias)
-    if found is not None and found.version == model.version:
+def _point(aliases: Aliases, alias: Alias, pin: Pin, may_write: Callable[[], bool]) -> list[str]:
+    found = aliases.by_alias(pin.name, alias)
+    if found is not None and found.version == pin.version:
         return []
     _allowed(may_write)
     failpoint("alias.before-write")
-    aliases.set_alias(model.name, model.version, alias)
+    aliases.set_alias(pin.name, pin.version, alias)
     failpoint("alias.after-write")
-    seen = aliases.by_alias(model.name, alias)
-    if seen is None or seen.version != model.version:
-        raise Conflict(f"the alias {alias!r} of {model.name} was moved by somebody else", where=model.name)
-    return [f"{alias} to version {model.version}, from {found.version if found else 'none'}"]
+    seen = aliases.by_alias(pin.name, alias)
+    if seen is None or seen.version != pin.version:
+        raise Conflict(f"the alias {alias!r} of {pin.name} was moved by somebody else", where=pin.name)
+    return [f"{alias}{_of(pin)} to version {pin.version}, from {found.version if found else 'none'}"]
 
 
-def _clear(aliases: Aliases, model: ModelRef, may_write: Callable[[], bool]) -> list[str]:
-    found = aliases.by_alias(model.name, "candidate")
-    if found is None or found.version != model.version:
+def _clear(aliases: Aliases, pin: Pin, may_write: Callable[[], bool]) -> list[str]:
+    found = aliases.by_alias(pin.name, "candidate")
+    if found is None or found.version != pin.version:
         return []
     _allowed(may_write)
     failpoint("alias.before-write")
-    aliases.delete_alias(model.name, "candidate")
+    aliases.delete_alias(pin.name, "candidate")
     failpoint("alias.after-write")
-    return [f"candidate taken from version {model.version}"]
+    return [f"candidate{_of(pin)} taken from version {pin.version}"]
+
+
+def _of(pin: Pin) -> str:
+    """A model has one version that serves; of an assistant's parts it has to be said which one is meant."""
+    return f" of {pin.name}" if pin.name.startswith((INDEX, PROMPT)) else ""
 
 
 def _allowed(may_write: Callable[[], bool]) -> None:
@@ -164,7 +197,7 @@ def project(
 
     Args:
         ledger: The ledger.
-        aliases: Gives the registry; called only if something waits.
+        aliases: Gives the product's aliases; called only if something waits.
         product: Whose effects.
         actor: Who acts, for the audit chain.
         may_write: As of `align`.
@@ -196,9 +229,9 @@ class Projector:
 
     Args:
         ledger: The ledger.
-        aliases: Builds the registry when it is first needed: its import takes seconds and memory.
+        aliases: Builds a product's aliases when they are first needed: the registry's import takes seconds and memory.
         actor: Who acts, for the audit chain.
-        glance: A cheap way to see which version carries an alias (model and alias to its number or None), asked before
+        glance: A cheap way to see which version carries an alias (name and alias to the version or None), asked before
             the registry is built only to verify; raises Unavailable. None builds the registry.
         clock: Monotonic seconds; tests give their own.
     """
@@ -206,7 +239,7 @@ class Projector:
     def __init__(
         self,
         ledger: Ledger,
-        aliases: Callable[[], Aliases],
+        aliases: Callable[[str], Aliases],
         *,
         actor: str,
         glance: Callable[[str, Alias], str | None] | None = None,
@@ -214,7 +247,7 @@ class Projector:
     ) -> None:
         self._ledger = ledger
         self._build = aliases
-        self._aliases: Aliases | None = None
+        self._aliases: dict[str, Aliases] = {}
         self._actor = actor
         self._glance = glance
         self._clock = clock
@@ -231,7 +264,9 @@ class Projector:
         if self._clock() < memory.retry_at or not may_write():
             return
         try:
-            waited = project(self._ledger, self._registry, product, actor=self._actor, may_write=may_write)
+            waited = project(
+                self._ledger, lambda: self._aliases_of(product), product, actor=self._actor, may_write=may_write
+            )
             if not waited:
                 if self._clock() < memory.verify_at:
                     return
@@ -241,20 +276,20 @@ class Projector:
             wait = min(2.0 ** (memory.failures - 1), LONGEST_WAIT)
             memory.retry_at = self._clock() + wait
             if str(error) != memory.problem:
-                log.warning("the registry's aliases wait", extra={"product": product, "reason": str(error)})
+                log.warning("the aliases wait", extra={"product": product, "reason": str(error)})
             memory.problem = str(error)
         else:
             self._memory[product] = _Memory(verify_at=self._clock() + VERIFY_SECONDS)
 
-    def _registry(self) -> Aliases:
-        if self._aliases is None:
-            self._aliases = self._build()
-        return self._aliases
+    def _aliases_of(self, product: str) -> Aliases:
+        if product not in self._aliases:
+            self._aliases[product] = self._build(product)
+        return self._aliases[product]
 
     def _verify(self, product: str, may_write: Callable[[], bool]) -> None:
         if self._looks_right(product):
             return
-        changed = align(self._ledger, self._registry(), product, may_write)
+        changed = align(self._ledger, self._aliases_of(product), product, may_write)
         # A decision that came in between is no meddling: its effect is in the outbox.
         if changed and not self._ledger.pending_effects(product):
             log.warning("aliases mended", extra={"product": product, "changed": changed})
@@ -262,16 +297,12 @@ class Projector:
 
     def _looks_right(self, product: str) -> bool:
         """What a glance says. A registry that is away is not worth building to see that it is away."""
-        if self._glance is None or self._aliases is not None:
+        if self._glance is None or product in self._aliases:
             return False
         try:
             now = wanted(self._ledger, product)
-            if now.serving is None:
-                return True
-            if self._glance(now.serving.name, "serving") != now.serving.version:
-                return False
-            if now.candidate is not None:
-                return self._glance(now.candidate.name, "candidate") == now.candidate.version
-            return all(self._glance(model.name, "candidate") != model.version for model in now.decided)
+            return all(self._glance(pin.name, alias) == pin.version for alias, pin in now.points) and all(
+                self._glance(pin.name, "candidate") != pin.version for pin in now.decided
+            )
         except Unavailable:
             return True

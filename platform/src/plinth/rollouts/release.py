@@ -1,4 +1,4 @@
-"""Promote and roll back directly: one ledger transaction decides, then the registry's alias follows.
+"""Promote and roll back directly: one ledger transaction decides, then the aliases follow.
 
 The ledger is the truth. Where a controller runs, the projection is its work; see `Change.projected`.
 """

@@ -22,7 +22,8 @@ from plinth.errors import PlinthError
 from plinth.ledger.leases import Candidate
 from plinth.models.mlflow import version_at
 from plinth.rollouts.controller import Controller
-from plinth.rollouts.projection import LEASE, Projector, process_name
+from plinth.rollouts.projection import INDEX, LEASE, PROMPT, Alias, Projector, process_name
+from plinth.rollouts.targets import index_alias
 from plinth.runtime.evidence import Collector
 from plinth.runtime.services import CONTROLLER_READY
 from plinth.telemetry import logs
@@ -76,12 +77,19 @@ def build(platform: Platform) -> Controller:
         products=platform.products.names,
         projector=Projector(
             platform.ledger,
-            lambda: platform.registry,
+            platform.aliases_for,
             actor=actor,
-            glance=lambda model, alias: version_at(settings.mlflow_url, model, alias),
+            glance=lambda name, alias: _glance(platform, name, alias),
         ),
         actor=actor,
     )
+
+
+def _glance(platform: Platform, name: str, alias: Alias) -> str | None:
+    """Which version carries an alias. MLflow keeps prompts as it keeps models, so its server tells of both."""
+    if name.startswith(INDEX):
+        return platform.assistants.store(name.removeprefix(INDEX)).alias(index_alias(name, alias))
+    return version_at(platform.settings.mlflow_url, name.removeprefix(PROMPT), alias)
 
 
 def run(

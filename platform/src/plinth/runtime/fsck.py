@@ -124,7 +124,7 @@ def _registry(platform: Platform, ledger: Ledger, products: list[str]) -> list[F
             Finding("registry.readable", "violation", store, "the model registry's database is gone",
                     "restore it from a backup")
         ]  # fmt: skip
-    return check_registry(ledger, lambda: platform.registry, products)
+    return check_registry(ledger, platform.aliases_for, products)
 
 
 def _services(platform: Platform, ledger: Ledger, products: list[str]) -> list[Finding]:

@@ -130,7 +130,7 @@ class Repairs:
         ledger, done = self._platform.ledger, []
         for product in serving_products(ledger):
             effects = [effect for effect in ledger.pending_effects(product) if effect.effect == EFFECT]
-            changed = align(ledger, self._platform.registry, product, lambda: candidate.hold() is not None)
+            changed = align(ledger, self._platform.aliases_for(product), product, lambda: candidate.hold() is not None)
             for effect in effects:
                 ledger.effect_done(effect, self._platform.actor)
             if changed:

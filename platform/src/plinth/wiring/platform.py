@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plinth.features.feast import FeastFeatures
     from plinth.models.port import Registry
     from plinth.pipelines.port import Runner
+    from plinth.rollouts.projection import Aliases
     from plinth.serving.port import Backend
     from plinth.telemetry.signals import SignalSource
     from plinth.wiring.assistants import AssistantPorts
@@ -204,6 +205,12 @@ class Platform:
         from plinth.models.mlflow import MlflowRegistry
 
         return MlflowRegistry(self.settings.mlflow_store, self.settings.state_dir / "mlflow" / "artifacts")
+
+    def aliases_for(self, product: str) -> Aliases:
+        """Where the ledger's decisions about a product are carried over to; each store is built when it is needed."""
+        from plinth.rollouts.targets import Targets
+
+        return Targets(lambda: self.registry, lambda: self.assistants.store(product), lambda: self.assistants.prompts)
 
     def features(self, product: str) -> FeastFeatures:
         """The feature store of a product.

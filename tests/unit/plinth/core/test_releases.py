@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from assistant_releases import manifest as assistant_manifest
 from plinth.core.gates import Verdict
 from plinth.core.releases import ReleaseManifest
+from plinth.errors import RefusedByPolicy
 
 SHA = "0123456789abcdef" * 4
 
@@ -106,3 +108,44 @@ def test_a_manifest_cannot_be_changed_in_place():
     verdict = Verdict(gate="calibration", passed=False, observed=None, bound=None, reason="r")
     with pytest.raises(ValidationError):
         verdict.passed = True
+
+
+OLD = {
+    "schema_version": 1,
+    "product": "flight-delays",
+    "model": {"name": "flight-delays", "version": "7", "run_id": "run7", "format": "onnx"},
+    "feature_service": {"name": "flight_delays_v1", "digest": "f" * 64},
+    "contracts": [{"id": "flights", "version": "1.2.0", "digest": "c" * 64}],
+    "data": [
+        {
+            "name": "flights", "role": "train", "start": "2013-01-01", "end": "2013-06-01", "rows": 1234,
+            "digest": "d" * 64,
+        }
+    ],
+    "code": {"commit": "0" * 40, "dirty": False},
+    "artifacts": {"model.onnx": "a" * 64, "read_plan.json": "f" * 64},
+    "metrics": {"auc": 0.7312},
+    "verdicts": [
+        {"gate": "beats-baseline", "passed": True, "observed": 0.11, "bound": 0.1, "reason": "AUC .74 against .63"}
+    ],
+    "created_at": "2013-06-01T00:00:00+00:00",
+    "pipeline_run": "pipeline7",
+}  # fmt: skip
+
+
+def test_a_models_release_from_before_there_were_assistants_keeps_its_digest():
+    """The digest was computed by the code of that time; a ledger of that time holds releases by such digests."""
+    manifest = ReleaseManifest.from_dict(OLD)
+    assert manifest.digest == "73e5ba787b4fd602eec88e79f49b5232b7109229e7620a64ff10f0c9b9e9b7d0"
+    assert manifest.model_dump(mode="json") == OLD
+
+
+def test_a_release_is_of_a_model_or_of_an_assistant():
+    assistant = assistant_manifest(1)
+    assert "model" not in assistant.model_dump(mode="json")
+    assert "assistant" not in ReleaseManifest.from_dict(OLD).model_dump(mode="json")
+    with pytest.raises(RefusedByPolicy, match="has no model"):
+        assistant.tabular()
+    for both in ({**OLD, "assistant": assistant.model_dump(mode="json")["assistant"]}, {**OLD, "model": None}):
+        with pytest.raises(ValidationError, match="a model with its feature service, or an assistant"):
+            ReleaseManifest.from_dict(both)

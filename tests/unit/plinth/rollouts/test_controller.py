@@ -105,7 +105,7 @@ class World:
             clock=self.clock,
         )
 
-    def build_registry(self):
+    def build_registry(self, product):
         self.built += 1
         return self.registry
 

@@ -290,7 +290,7 @@ def test_a_release_that_is_retired_while_we_look_is_no_violation(platform):
 
 
 def aliases(platform):
-    return check_registry(platform.ledger, lambda: platform.registry, [PRODUCT])
+    return check_registry(platform.ledger, lambda product: platform.registry, [PRODUCT])
 
 
 def test_an_alias_that_somebody_moved_is_a_violation_and_is_put_back(platform):
