@@ -201,7 +201,9 @@ def _sampled(index: Index, engine: Engine, sample: list[Point], detectors: Itera
     vectors = engine.embedder.embed_documents([point.chunk.indexed_text for point in sample])
     lost, unlike = 0, 0
     for point, vector in zip(sample, vectors, strict=True):
-        if vector.shape != np.asarray(point.dense).shape or float(vector @ point.dense) < ALIKE:
+        with np.errstate(invalid="ignore"):  # a vector that is not finite is found above
+            alike = vector.shape == np.asarray(point.dense).shape and float(vector @ point.dense) >= ALIKE
+        if not alike:
             unlike += 1
             continue
         chunk = point.chunk

@@ -21,6 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from plinth.core.assistants import IndexRef
+from plinth.core.corpus import SHARED_TENANT
 from plinth.core.releases import ReleaseManifest
 from plinth.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
@@ -43,6 +44,7 @@ class SourceRecord(_Frozen):
         probe: Token of its probe document; it changes whenever the source's chunks do.
         changed_at: When the oldest change since the build before happened, as far as files tell; "" where none did.
         away: Why it could not be read: its documents are those of the build before. "" when it could.
+        tenant: Whose documents these are.
     """
 
     as_of: str
@@ -52,6 +54,7 @@ class SourceRecord(_Frozen):
     probe: str = ""
     changed_at: str = ""
     away: str = ""
+    tenant: str = SHARED_TENANT
 
 
 class RefusedRecord(_Frozen):
