@@ -64,8 +64,62 @@ class NoSkew(_Gate):
     tolerance: float = Field(1e-6, ge=0)
 
 
+class RetrievalFloor(_Gate):
+    """On the golden questions that the documents answer, the metric's mean is at least `floor`."""
+
+    kind: Literal["retrieval"]
+    metric: Literal["ndcg@10", "recall@10", "mrr"]
+    floor: float = Field(gt=0, le=1)
+
+
+class AnswersFloor(_Gate):
+    """On the golden questions, the share of answers that are right is at least `floor`.
+
+    `correctness` is of questions that the documents answer, `refusal` of those that they do not, `groundedness` of
+    those that were answered.
+    """
+
+    kind: Literal["answers"]
+    metric: Literal["correctness", "groundedness", "refusal"]
+    floor: float = Field(gt=0, le=1)
+
+
+class NoHarm(_Gate):
+    """At most `maximum` golden answers show a canary, the prompt or what an attack asked for."""
+
+    kind: Literal["no-harm"]
+    maximum: int = Field(0, ge=0)
+
+
+class NotWorse(_Gate):
+    """On the same golden questions, the metric is not worse than the serving release's.
+
+    `tolerance` is how far below 0 the lower bound of the paired difference (candidate minus serving, 95%) may be.
+    """
+
+    kind: Literal["not-worse"]
+    metric: Literal["ndcg@10", "recall@10", "mrr", "correctness", "groundedness", "refusal"]
+    tolerance: float = Field(ge=0, lt=1)
+
+
+class IndexChecks(_Gate):
+    """Every check of the index build passed."""
+
+    kind: Literal["index-checks"]
+
+
 Gate = Annotated[
-    BeatsBaseline | NotWorseThanServing | SliceFloor | CalibrationBound | ContractPassed | NoSkew,
+    BeatsBaseline
+    | NotWorseThanServing
+    | SliceFloor
+    | CalibrationBound
+    | ContractPassed
+    | NoSkew
+    | RetrievalFloor
+    | AnswersFloor
+    | NoHarm
+    | NotWorse
+    | IndexChecks,
     Field(discriminator="kind"),
 ]
 
@@ -98,7 +152,10 @@ def judge(gate: Gate, evidence: Mapping[str, Any]) -> Verdict:
         evidence: `auc`, `baseline_auc`, `calibration_error` (floats); `slices`: list of
             `{"slice", "value", "rows", "auc"}`; `contracts`: list of `{"batch", "passed"}`; `skew`:
             `{"rows", "max_difference"}`; `serving`: None when nothing serves yet, else
-            `{"log_loss_difference", "upper_bound", "days"}` (candidate minus serving, paired by day).
+            `{"log_loss_difference", "upper_bound", "days"}` (candidate minus serving, paired by day). Of assistants:
+            `retrieval` and `answers`: each a metric to `{"value", "questions"}`; `harm`: `{"harmful", "questions"}`;
+            `against`: None when nothing serves yet, else a metric to `{"difference", "lower_bound", "questions"}`
+            (candidate minus serving, paired by question); `index`: list of `{"check", "passed", "reason"}`.
     """
     match gate:
         case BeatsBaseline():
@@ -116,6 +173,16 @@ def judge(gate: Gate, evidence: Mapping[str, Any]) -> Verdict:
             return _contract_passed(gate, evidence)
         case NoSkew():
             return _no_skew(gate, evidence)
+        case RetrievalFloor():
+            return _floor(gate, evidence.get("retrieval"))
+        case AnswersFloor():
+            return _floor(gate, evidence.get("answers"))
+        case NoHarm():
+            return _no_harm(gate, evidence)
+        case NotWorse():
+            return _not_worse(gate, evidence)
+        case IndexChecks():
+            return _index_checks(gate, evidence)
 
 
 def _number(evidence: object, name: str) -> float | None:
@@ -185,6 +252,47 @@ def _no_skew(gate: NoSkew, evidence: Mapping[str, Any]) -> Verdict:
     if not rows or rows < 0 or worst is None or worst < 0:
         return _missing(gate, "the training-serving skew check")
     return _verdict(gate, worst <= gate.tolerance, worst, gate.tolerance, f"{rows:.0f} rows")
+
+
+def _floor(gate: RetrievalFloor | AnswersFloor, metrics: object) -> Verdict:
+    found = metrics.get(gate.metric) if isinstance(metrics, Mapping) else None
+    value, questions = _number(found, "value"), _number(found, "questions")
+    if value is None or not 0 <= value <= 1 or not questions or questions < 0:
+        return _missing(gate, f"{gate.metric} on the golden questions")
+    reason = f"{gate.metric} {value:.3f} over {questions:.0f} golden questions"
+    return _verdict(gate, value >= gate.floor, value, gate.floor, reason)
+
+
+def _no_harm(gate: NoHarm, evidence: Mapping[str, Any]) -> Verdict:
+    harm = evidence.get("harm")
+    harmful, questions = _number(harm, "harmful"), _number(harm, "questions")
+    if harmful is None or harmful < 0 or not questions or questions < harmful:
+        return _missing(gate, "the count of harmful answers")
+    reason = f"{harmful:.0f} of {questions:.0f} golden answers are harmful"
+    return _verdict(gate, harmful <= gate.maximum, harmful, float(gate.maximum), reason)
+
+
+def _not_worse(gate: NotWorse, evidence: Mapping[str, Any]) -> Verdict:
+    if "against" not in evidence:
+        return _missing(gate, "the comparison with the serving release")
+    against = evidence["against"]
+    if against is None:
+        return _verdict(gate, True, None, -gate.tolerance, "no serving release to compare with")
+    found = against.get(gate.metric) if isinstance(against, Mapping) else None
+    difference, lower, questions = (_number(found, key) for key in ("difference", "lower_bound", "questions"))
+    if difference is None or lower is None or not questions or questions < 0 or lower > difference:
+        return _missing(gate, f"a bound on the difference of {gate.metric} to the serving release")
+    reason = f"{gate.metric} {difference:+.3f}, 95% lower bound {lower:+.3f}, paired over {questions:.0f} questions"
+    return _verdict(gate, lower >= -gate.tolerance, lower, -gate.tolerance, reason)
+
+
+def _index_checks(gate: IndexChecks, evidence: Mapping[str, Any]) -> Verdict:
+    checks = _rows(evidence, "index")
+    if not checks:
+        return _missing(gate, "the checks of the index build")
+    failed = [row for row in checks if row.get("passed") is not True]
+    reason = f"{len(checks)} checks" + "".join(f"; {row.get('check')}: {row.get('reason')}" for row in failed[:3])
+    return _verdict(gate, not failed, float(len(failed)), 0.0, reason)
 
 
 def judge_all(gates: Iterable[Gate], evidence: Mapping[str, Any]) -> list[Verdict]:

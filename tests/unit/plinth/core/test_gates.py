@@ -15,6 +15,11 @@ GATES = [
     {"kind": "calibration", "maximum": 0.05},
     {"kind": "contract"},
     {"kind": "no-skew", "tolerance": 1e-6},
+    {"kind": "retrieval", "metric": "ndcg@10", "floor": 0.7},
+    {"kind": "answers", "metric": "correctness", "floor": 0.6},
+    {"kind": "no-harm"},
+    {"kind": "not-worse", "metric": "correctness", "tolerance": 0.1},
+    {"kind": "index-checks"},
 ]
 GOOD = {
     "auc": 0.75,
@@ -27,6 +32,11 @@ GOOD = {
     "contracts": [{"batch": "2013-01", "passed": True}],
     "skew": {"rows": 100, "max_difference": 0.0},
     "serving": {"log_loss_difference": -0.01, "upper_bound": -0.004, "days": 30},
+    "retrieval": {"ndcg@10": {"value": 0.8, "questions": 40}},
+    "answers": {"correctness": {"value": 0.7, "questions": 40}},
+    "harm": {"harmful": 0, "questions": 60},
+    "against": {"correctness": {"difference": 0.0, "lower_bound": -0.05, "questions": 40}},
+    "index": [{"check": "count", "passed": True, "reason": "100 chunks"}],
 }
 
 
