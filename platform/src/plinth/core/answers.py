@@ -75,11 +75,12 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What generating took. `cost` is in the budget's currency."""
+    """What generating took. `cost` is in the budget's currency; `estimated` says that nobody counted the tokens."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
