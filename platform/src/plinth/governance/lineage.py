@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from plinth import __version__
+from plinth.core.digests import digest_json
 from plinth.core.releases import ReleaseManifest
 from plinth.ledger.store import Ledger, ReleaseRecord
 
@@ -229,12 +230,9 @@ def _place(path: Path, state: Path) -> str:
 
 
 def release_event(manifest: ReleaseManifest, digest: str) -> dict[str, Any]:
-    """The event of making a release: from data, contracts and feature service to model, bundle and release."""
+    """The event of making a release: from data, contracts and what it pins to what it made, its bundle and itself."""
     data = [Dataset(f"{ref.name}/{ref.role}/{ref.start}..{ref.end}", ref.digest, ref.rows) for ref in manifest.data]
     contracts = [Dataset(f"contract/{ref.id}/{ref.version}", ref.digest) for ref in manifest.contracts]
-    pinned = manifest.tabular()
-    features = Dataset(f"feature-service/{pinned.feature_service.name}", pinned.feature_service.digest)
-    model = f"model/{pinned.model.name}/{pinned.model.version}"
     bundle = [Dataset(f"artifact/{name}", sha256) for name, sha256 in sorted(manifest.artifacts.items())]
     return run_event(
         "COMPLETE",
@@ -242,24 +240,45 @@ def release_event(manifest: ReleaseManifest, digest: str) -> dict[str, Any]:
         job="release",
         run=f"{manifest.pipeline_run}:release",
         at=manifest.created_at,
-        inputs=[*data, *contracts, features],
-        outputs=[
-            Dataset(model, manifest.artifacts.get("model.onnx", "")),
-            *bundle,
-            Dataset(f"release/{digest}", digest),
-        ],
+        inputs=[*data, *contracts, *_used(manifest)],
+        outputs=[*_made(manifest), *bundle, Dataset(f"release/{digest}", digest)],
         parent=("pipeline", manifest.pipeline_run),
         commit=manifest.code.commit,
     )
 
 
+def _used(manifest: ReleaseManifest) -> list[Dataset]:
+    """What a release is made of beside data and contracts."""
+    if manifest.assistant is None:
+        features = manifest.tabular().feature_service
+        return [Dataset(f"feature-service/{features.name}", features.digest)]
+    pinned = manifest.assistant
+    return [
+        Dataset(f"index/{pinned.index.build}", digest_json(pinned.index.checksum), sum(pinned.index.chunks.values())),
+        Dataset(f"embedding/{pinned.embedding.model}", pinned.embedding.digest),
+        Dataset("chunking", pinned.chunking),
+        Dataset("retrieval", pinned.retrieval),
+        *(Dataset(f"prompt/{prompt.name}/{prompt.version}", prompt.digest) for prompt in pinned.prompts),
+        Dataset(f"generator/{pinned.generator.model}", pinned.generator.digest),
+        *(Dataset(f"adapter/{adapter.name}", adapter.digest) for adapter in pinned.adapters),
+        Dataset("guardrails", pinned.guardrails),
+    ]
+
+
+def _made(manifest: ReleaseManifest) -> list[Dataset]:
+    """What was made with a release: the registered model. An assistant's parts were there before."""
+    if manifest.model is None:
+        return []
+    return [Dataset(f"model/{manifest.model.name}/{manifest.model.version}", manifest.artifacts.get("model.onnx", ""))]
+
+
 def walk(ledger: Ledger, release: ReleaseRecord) -> dict[str, Any]:
-    """From a release to data, code and features, and to the recorded runs that made and read them.
+    """From a release to data, code and what it pins, and to the recorded runs that made and read them.
 
     Returns:
-        `{"release", "code", "model", "features", "contracts", "data", "artifacts", "served", "runs"}`; `runs` are the
-        lineage events whose run is the release's pipeline run (or a step of it), or which wrote a dataset that the
-        release names by digest, oldest first.
+        `{"release", "code", "contracts", "data", "artifacts", "served", "runs"}`, and "model" and "features" of a
+        model's release, "assistant" of an assistant's; `runs` are the lineage events whose run is the release's
+        pipeline run (or a step of it), or which wrote a dataset that the release names by digest, oldest first.
     """
     manifest = release.manifest
     run = run_uuid(manifest.pipeline_run)
@@ -284,13 +303,22 @@ def walk(ledger: Ledger, release: ReleaseRecord) -> dict[str, Any]:
     return {
         "release": release.digest,
         "code": manifest.code.model_dump(mode="json"),
-        "model": {**manifest.tabular().model.model_dump(mode="json"), "sha256": manifest.artifacts.get("model.onnx")},
-        "features": manifest.tabular().feature_service.model_dump(mode="json"),
+        **_pinned(manifest),
         "contracts": [ref.model_dump(mode="json") for ref in manifest.contracts],
         "data": [ref.model_dump(mode="json") for ref in manifest.data],
         "artifacts": dict(manifest.artifacts),
         "served": [{"generation": entry.generation, "kind": entry.kind, "at": entry.at} for entry in served],
         "runs": runs,
+    }
+
+
+def _pinned(manifest: ReleaseManifest) -> dict[str, Any]:
+    if manifest.assistant is not None:
+        return {"assistant": manifest.assistant.model_dump(mode="json")}
+    model, features = manifest.tabular()
+    return {
+        "model": {**model.model_dump(mode="json"), "sha256": manifest.artifacts.get("model.onnx")},
+        "features": features.model_dump(mode="json"),
     }
 
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from assistant_releases import manifest as assistant_manifest
 from plinth.core.gates import Verdict
 from plinth.core.releases import ReleaseManifest
 from plinth.governance import lineage
@@ -141,3 +142,23 @@ def test_the_walk_leads_from_a_release_to_data_code_features_and_the_runs_that_m
     jobs = [run["job"] for run in answer["runs"]]
     assert sorted(jobs) == ["release", "train", "train", "train.features", "train.features"]
     assert {entry["digest"] for run in answer["runs"] for entry in run["outputs"]}.isdisjoint({"9" * 64})
+
+
+def test_an_assistants_release_is_traced_back_to_its_index_prompts_and_policies(ledger):
+    release = assistant_manifest(1)
+    digest = ledger.register_release(release, "ada")
+    event = lineage.release_event(release, digest)
+    lineage.record(ledger, event)
+    used = {entry["name"]: entry["facets"]["version"]["datasetVersion"] for entry in event["inputs"]}
+    pinned = release.assistant
+    assert used[f"embedding/{pinned.embedding.model}"] == pinned.embedding.digest
+    assert used["prompt/answer/1"] == pinned.prompts[0].digest
+    assert (used["retrieval"], used["guardrails"]) == (pinned.retrieval, pinned.guardrails)
+    assert used["generator/extractive-1"] == pinned.generator.digest
+    (index,) = [entry for entry in event["inputs"] if entry["name"] == f"index/{pinned.index.build}"]
+    assert index["inputFacets"]["inputStatistics"]["rowCount"] == 12
+    assert {entry["name"] for entry in event["outputs"]} == {"artifact/assistant.json", f"release/{digest}"}
+    walked = lineage.walk(ledger, ledger.release(digest))
+    assert walked["assistant"]["index"]["build"] == pinned.index.build
+    assert "model" not in walked
+    assert [run["job"] for run in walked["runs"]] == ["release"]
