@@ -45,6 +45,7 @@ class SourceRecord(_Frozen):
         changed_at: When the oldest change since the build before happened, as far as files tell; "" where none did.
         away: Why it could not be read: its documents are those of the build before. "" when it could.
         tenant: Whose documents these are.
+        labels: Who of the tenant may read them; none is everybody.
     """
 
     as_of: str
@@ -55,6 +56,7 @@ class SourceRecord(_Frozen):
     changed_at: str = ""
     away: str = ""
     tenant: str = SHARED_TENANT
+    labels: tuple[str, ...] = ()
 
 
 class RefusedRecord(_Frozen):
