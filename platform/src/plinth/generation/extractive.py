@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from plinth.core.answers import UNKNOWN, Usage
 from plinth.core.sentences import sentence_spans
 from plinth.errors import InvalidInput
+from plinth.generation.budget import estimate_prompt, estimate_tokens
 from plinth.generation.port import Message, Piece, Request
 from plinth.generation.words import terms
 
@@ -24,9 +25,6 @@ Similarity = Callable[[str, Sequence[str]], Sequence[float]]
 """How alike a question and each of some sentences are: cosine of their embeddings."""
 
 MOST_SENTENCES = 3
-TOKENS_A_WORD = 1.3
-"""Tokens are not counted but estimated: words times this, about right for English prose with today's tokenizers."""
-
 _SHORT_LIST = 16
 _SOURCE = re.compile(r'<source id="(\d+)">(.*?)</source>', re.DOTALL)
 _TITLE = re.compile(r"\s*<title>(.*?)</title>", re.DOTALL)
@@ -69,15 +67,15 @@ class ExtractiveGenerator:
         """
         # Embedding takes milliseconds of a core: not those of the event loop.
         said = await asyncio.to_thread(self.sentences, request.messages)
-        prompt_tokens = sum(_tokens(message.content) for message in request.messages)
+        prompt_tokens = estimate_prompt(request.messages)
         spent = 0
         for number, sentence in enumerate(said):
-            spent += _tokens(sentence)
+            spent += estimate_tokens(sentence)
             if number and spent > request.max_tokens:
-                spent -= _tokens(sentence)
+                spent -= estimate_tokens(sentence)
                 break
             yield Piece(("\n\n" if number else "") + sentence)
-        yield Piece("", Usage(prompt_tokens, spent, 0.0), self.name)
+        yield Piece("", Usage(prompt_tokens, spent, estimated=True), self.name)
 
     def sentences(self, messages: Sequence[Message]) -> list[str]:
         """The sentences of the answer with their citations."""
@@ -121,7 +119,7 @@ def _candidates(number: int, rank: int, body: str, context: frozenset[str]) -> l
     for position, (start, end) in enumerate(sentence_spans(body)):
         raw = body[start:end]
         code = any(left <= start < right for left, right in fenced)
-        if raw.startswith("#") and not code or set(raw) <= set("|-: \n"):
+        if (raw.startswith("#") and not code) or set(raw) <= set("|-: \n"):
             continue
         text = " ".join(_MARKER.sub("", _plain(raw)).split()) if not code else _plain(raw).strip()
         if words := tuple(terms(text)):
@@ -163,7 +161,3 @@ def _quoted(candidate: _Candidate) -> str:
 def _plain(text: str) -> str:
     """The guardrails' `as_data`, undone."""
     return re.sub(r"&(?:lt|gt|amp);", lambda match: _ENTITY[match[0]], text)
-
-
-def _tokens(text: str) -> int:
-    return math.ceil(len(text.split()) * TOKENS_A_WORD)

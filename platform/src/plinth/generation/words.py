@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 
 _WORD = re.compile(r"[a-z0-9]+")
-_STOP = frozenset(
-    "a about after all also am an and any are as at be because been before being but by can could did do does doing "
-    "done for from get gets give gives given had has have having he her here his how i if in into is it its itself "
-    "just let like made make makes many may me might more most much must my need needs no nor not now of on once one "
-    "only or other our out over own please same say says shall she should so some such tell than that the their them "
-    "then there these they this those through thing things to too under up us use used uses using very want was we "
-    "were what when where whether which while who whom whose why will with would you your".split()
-)  # fmt: skip
+_STOP = frozenset((
+    "a", "about", "after", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because", "been",
+    "before", "being", "but", "by", "can", "could", "did", "do", "does", "doing", "done", "for", "from", "get",
+    "gets", "give", "gives", "given", "had", "has", "have", "having", "he", "her", "here", "his", "how", "i", "if",
+    "in", "into", "is", "it", "its", "itself", "just", "let", "like", "made", "make", "makes", "many", "may", "me",
+    "might", "more", "most", "much", "must", "my", "need", "needs", "no", "nor", "not", "now", "of", "on", "once",
+    "one", "only", "or", "other", "our", "out", "over", "own", "please", "same", "say", "says", "shall", "she",
+    "should", "so", "some", "such", "tell", "than", "that", "the", "their", "them", "then", "there", "these", "they",
+    "this", "those", "through", "thing", "things", "to", "too", "under", "up", "us", "use", "used", "uses", "using",
+    "very", "want", "was", "we", "were", "what", "when", "where", "whether", "which", "while", "who", "whom", "whose",
+    "why", "will", "with", "would", "you", "your",
+))  # fmt: skip
 _VOWEL = re.compile(r"[aeiouy]")
 
 
@@ -24,7 +28,7 @@ def terms(text: str) -> list[str]:
 
 
 def stem(word: str) -> str:
-    """A word without its usual endings: plural, -ing, -ed, -ly, -ion. Lighter than Porter's, and it needs no package."""
+    """A word without its usual endings: plural, -ing, -ed, -ly, -ion. Lighter than Porter's; it needs no package."""
     if len(word) <= 3 or not word.isalpha():
         return word
     if word.endswith("ies") and len(word) > 4:
