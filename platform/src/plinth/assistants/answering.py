@@ -1,4 +1,4 @@
-"""One answer, without a transport: look at the question, find sources, generate, check every sentence before it is shown.
+"""One answer, without a transport: look at the question, find sources, generate, check every sentence that is shown.
 
 What costs a core runs in threads; the event loop only waits. One release answers the whole of a question.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, MutableSequence, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, MutableSequence, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -113,7 +113,7 @@ async def answer(
     stale: Sequence[str] = (),
     marks: Marks | None = None,
     pool: Executor | None = None,
-) -> AsyncIterator[str | Answer]:
+) -> AsyncGenerator[str | Answer]:
     """The answer's text as it is checked, piece by piece, and last the whole of it.
 
     Args:
@@ -161,7 +161,7 @@ def ask(assistant: LoadedAssistant, question: str, scope: Scope, *, stale: Seque
 
 async def _say(
     assistant: LoadedAssistant, found: Found, said: _Said, marks: Marks, pool: Executor | None
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """What may be shown of what the generator says."""
     loop = asyncio.get_running_loop()
     cut = SentenceStream()
