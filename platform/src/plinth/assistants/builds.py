@@ -121,7 +121,7 @@ def make_build(
     run: str = "",
     on_progress: Progress | None = None,
 ) -> Built:
-    """Make the build of these contents, or find it made.
+    """Make the build of these contents, or find it made. The caller holds `alone`.
 
     Args:
         state: The product's state folder.
@@ -133,30 +133,28 @@ def make_build(
         on_progress: Told how many chunks are in.
 
     Raises:
-        Conflict: Another build of the product is being made.
         Unavailable: The disk is full, or a server does not answer. What was embedded is kept for the next try.
     """
-    with alone(state):
-        avg_len = average_length(contents.chunks)
-        ref = reference(contents.chunks, engine.embedder, chunking, avg_len)
-        folder = build_folder(state, ref.build)
-        complete = engine.store.builds().get(ref.build, False)
-        if complete and (folder / BUILD).is_file():
-            return Built(read_build(folder), made=False)
-        cache = VectorCache(state / "cache" / "vectors", ref.embedding)
-        embedded = 0
-        if not complete:
-            embedded = _fill(ref, contents.chunks, engine, avg_len, previous, cache, on_progress)
-        record = BuildRecord(
-            index=ref, made_at=datetime.now(UTC).isoformat(timespec="microseconds"), run=run, avg_len=avg_len,
-            sources=dict(contents.sources), refused=contents.refused, embedded=embedded,
-        )  # fmt: skip
-        write_chunks(folder / CHUNKS, contents.chunks)
-        write_json(folder / DOCUMENTS, dict(contents.documents))
-        failpoint("index.before-manifest")
-        write_file(folder / BUILD, record.model_dump_json(indent=1).encode())
-        cache.clear()
-        return Built(record, made=True)
+    avg_len = average_length(contents.chunks)
+    ref = reference(contents.chunks, engine.embedder, chunking, avg_len)
+    folder = build_folder(state, ref.build)
+    complete = engine.store.builds().get(ref.build, False)
+    if complete and (folder / BUILD).is_file():
+        return Built(read_build(folder), made=False)
+    cache = VectorCache(state / "cache" / "vectors", ref.embedding)
+    embedded = 0
+    if not complete:
+        embedded = _fill(ref, contents.chunks, engine, avg_len, previous, cache, on_progress)
+    record = BuildRecord(
+        index=ref, made_at=datetime.now(UTC).isoformat(timespec="microseconds"), run=run, avg_len=avg_len,
+        sources=dict(contents.sources), refused=contents.refused, embedded=embedded,
+    )  # fmt: skip
+    write_chunks(folder / CHUNKS, contents.chunks)
+    write_json(folder / DOCUMENTS, dict(contents.documents))
+    failpoint("index.before-manifest")
+    write_file(folder / BUILD, record.model_dump_json(indent=1).encode())
+    cache.clear()
+    return Built(record, made=True)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class _Seen:
     def add(self, point: Point) -> None:
         chunk, vector = point.chunk, np.asarray(point.dense)
         self.rows.setdefault(chunk.tenant, []).append([chunk.id, chunk.version, sorted(chunk.labels)])
-        self.documents.add(chunk.document)
+        self.documents.add(chunk.document.partition("/")[2])
         if not np.isfinite(vector).all() or abs(float(np.linalg.norm(vector)) - 1.0) > 1e-3:
             self.bad_vectors += 1
         if chunk.tenant == PROBE_TENANT:
@@ -84,7 +84,7 @@ def check_build(
     Args:
         record: What the build is to be.
         engine: The embedding model it is to be searched with, and the store.
-        golden: Ids of documents that the golden questions need.
+        golden: Paths (in their sources) of documents that the golden questions need.
         detectors: Of personal data and secrets.
         on_read: Given every chunk that is read back.
     """

@@ -61,7 +61,9 @@ class Parsed:
 class Parser(Protocol):
     """Reads one kind of file."""
 
-    suffixes: tuple[str, ...]
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files that it reads, such as (".md", ".markdown")."""
 
     def parse(self, data: bytes, path: str) -> Parsed:
         """The content of a file.

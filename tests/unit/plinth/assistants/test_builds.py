@@ -23,7 +23,8 @@ def engine():
 
 
 def make(state, chunks, engine, **more):
-    return builds.make_build(state, builds.Contents(chunks, SOURCES), engine, CHUNKING, **more)
+    with builds.alone(state):
+        return builds.make_build(state, builds.Contents(chunks, SOURCES), engine, CHUNKING, **more)
 
 
 def failed(record, engine, **more):
@@ -213,7 +214,7 @@ def built(tmp_path, engine):
 
 
 def test_a_good_build_passes_every_check(built, engine):
-    found = checks.check_build(built, engine, golden=["docs/page-3.md"])
+    found = checks.check_build(built, engine, golden=["page-3.md"])
     assert [check.check for check in found if check.passed] == [
         "complete", "count", "checksum", "model", "vectors", "embedding", "self-retrieval", "private", "golden"
     ]  # fmt: skip
@@ -283,7 +284,7 @@ def test_row_18_another_dimension_is_refused(built, engine):
 
 
 def test_missing_documents_of_golden_questions_are_named(built, engine):
-    assert "docs/gone.md" in failed(built, engine, golden=["docs/gone.md", "docs/page-1.md"])["golden"]
+    assert "gone.md" in failed(built, engine, golden=["gone.md", "page-1.md"])["golden"]
 
 
 def test_what_detectors_find_fails_the_check_without_showing_it(built, engine):
