@@ -24,6 +24,7 @@ COMMANDS = {
     "contract": ("contract", "Data contracts (ODCS v3): check data, compare versions."),
     "pipeline": ("pipeline", "Pipelines: run one, list them."),
     "model": ("model", "Registered models: list, show, and the model card."),
+    "prompt": ("prompt", "Prompt templates of assistants: list, show, diff, register."),
     "predict": (
         "predict",
         "Ask a product's running service for predictions: one given by KEY=VALUE, many from a file.",
