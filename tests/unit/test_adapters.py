@@ -8,6 +8,7 @@ TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
     "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
     "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
+    "jinja2",
 )  # fmt: skip
 ELSEWHERE = {
     "contracts/odcs.py": {"open_data_contract_standard"},  # the standard's short name
@@ -17,6 +18,7 @@ ELSEWHERE = {
     "features/skew.py": {"pandas"},  # a type of the port
     "features/advance.py": {"feast", "pyarrow"},  # rows for feast.py's online store, from Parquet
     "features/slices.py": {"pyarrow"},  # tables for feast.py's join
+    "generation/templates.py": {"jinja2"},  # what a prompt is, not one of several ways to render it
     "ledger/database.py": {"sqlalchemy", "alembic"},  # the ledger is SQL
     "ledger/events.py": {"sqlalchemy"},
     "ledger/leases.py": {"sqlalchemy"},
