@@ -9,6 +9,7 @@ TOOLS = (
     "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
     "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
     "jinja2",
+    "detect_secrets", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
 )  # fmt: skip
 ELSEWHERE = {
     "contracts/odcs.py": {"open_data_contract_standard"},  # the standard's short name
@@ -19,6 +20,7 @@ ELSEWHERE = {
     "features/advance.py": {"feast", "pyarrow"},  # rows for feast.py's online store, from Parquet
     "features/slices.py": {"pyarrow"},  # tables for feast.py's join
     "generation/templates.py": {"jinja2"},  # what a prompt is, not one of several ways to render it
+    "ingestion/fetch.py": {"httpcore"},  # the connections of httpx, to addresses that were checked
     "ledger/database.py": {"sqlalchemy", "alembic"},  # the ledger is SQL
     "ledger/events.py": {"sqlalchemy"},
     "ledger/leases.py": {"sqlalchemy"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from plinth.core.onnx import OnnxError, check_onnx
@@ -142,18 +142,26 @@ def _skops(path: Path) -> str | None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return "it is not a zip archive"
+    if reason := archive_problem(entries, MAX_UNPACKED_BYTES):
+        return reason
+    for entry in entries:
+        if PurePosixPath(entry.filename.replace("\\", "/")).suffix.lower() not in {".json", ".npy", ".npz", ""}:
+            return f"its entry {entry.filename[:80]!r} is neither JSON nor an array"
+    return None if "schema.json" in {entry.filename for entry in entries} else "it has no schema.json"
+
+
+def archive_problem(entries: Sequence[zipfile.ZipInfo], max_unpacked: int) -> str | None:
+    """Why the entries of a zip archive must not be unpacked, or None: a bomb, or a path that leads outside."""
     if len(entries) > MAX_ENTRIES:
         return f"it has more than {MAX_ENTRIES} entries"
     unpacked, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
-    if unpacked > MAX_UNPACKED_BYTES or unpacked > MAX_RATIO * max(packed, 1):
+    if unpacked > max_unpacked or unpacked > MAX_RATIO * max(packed, 1):
         return f"it unpacks to {unpacked} bytes: more than the limit, or more than {MAX_RATIO} times its size"
     for entry in entries:
         parts = PurePosixPath(entry.filename.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or stat.S_ISLNK(entry.external_attr >> 16):
             return f"its entry {entry.filename[:80]!r} leads outside"
-        if parts.suffix.lower() not in {".json", ".npy", ".npz", ""}:
-            return f"its entry {entry.filename[:80]!r} is neither JSON nor an array"
-    return None if "schema.json" in {entry.filename for entry in entries} else "it has no schema.json"
+    return None
 
 
 _CHECKS: dict[str, Callable[[Path], str | None]] = {

@@ -10,6 +10,12 @@ MAX_TEXT_CHARS = 8_000_000
 """Of what a file's text may be: some 2,500 pages."""
 MAX_PAGES = 5_000
 """Of a PDF."""
+MAX_UNPACKED_BYTES = 512 << 20
+"""Of what a DOCX unpacks to."""
+MAX_MEMORY_BYTES = 2 << 30
+"""Of address space of a process that parses."""
+MAX_SECONDS = 60.0
+"""Of parsing one file."""
 
 
 class TooLarge(RefusedByPolicy):

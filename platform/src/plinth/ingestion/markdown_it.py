@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from plinth.errors import MissingExtra
 from plinth.ingestion.outline import Outline, table
 from plinth.ingestion.port import Parsed
-from plinth.ingestion.text import clean, decode, front_matter
+from plinth.ingestion.text import decode, front_matter
 
 if TYPE_CHECKING:
     from markdown_it.tree import SyntaxTreeNode
@@ -39,7 +39,7 @@ class MarkdownParser:
             else:
                 kind = {"fence": "code", "code_block": "code", "table": "table"}.get(node.type)
                 kind = kind or ("list" if node.type.endswith("_list") else "text")
-                outline.block(clean(node.content.rstrip("\n") if kind == "code" else _text(node)), kind)
+                outline.block(node.content if kind == "code" else _text(node), kind)
         return outline.parsed(path)
 
 

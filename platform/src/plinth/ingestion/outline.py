@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from plinth.core.corpus import Block
 from plinth.errors import InvalidInput
+from plinth.ingestion.characters import clean, one_line
 from plinth.ingestion.port import Parsed
 
 MAX_HEADING = 300
@@ -20,14 +19,19 @@ class Outline:
     """
 
     def __init__(self, title: str = "") -> None:
-        self._title = one_line(title)[:MAX_HEADING]
+        self._title = one_line(clean(title))[:MAX_HEADING]
         self._path: list[tuple[int, str]] = []
         self._bare = False  # the innermost heading has nothing below it yet
         self._blocks: list[Block] = []
 
+    @property
+    def title(self) -> str:
+        """The title so far."""
+        return self._title
+
     def heading(self, level: int, text: str) -> None:
         """A heading, 1 the outermost. The first of level 1 is the title where there is none."""
-        text = one_line(text)
+        text = one_line(clean(text))
         if not text:
             return
         if self._bare and level <= self._path[-1][0]:
@@ -44,6 +48,7 @@ class Outline:
 
     def block(self, text: str, kind: str = "text") -> None:
         """A block below the headings so far; an empty one is left out."""
+        text = clean(text)
         text = text.strip("\n") if kind == "code" else text.strip()
         if text.strip():
             self._blocks.append(Block(text, self._headings(), kind))
@@ -70,11 +75,6 @@ class Outline:
         _, text = self._path.pop()
         self._blocks.append(Block(text, self._headings()))
         self._bare = False
-
-
-def one_line(text: str) -> str:
-    """The text with each run of white space as one space."""
-    return re.sub(r"\s+", " ", text).strip()
 
 
 def table(rows: list[list[str]]) -> str:

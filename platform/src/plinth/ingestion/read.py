@@ -231,7 +231,8 @@ class Ingestor:
                 task, digest, "unknown-format", f"no parser reads {suffix or 'a file without a suffix'}"
             )
         try:
-            parsed = parser.parse(data, task.listed.path)
+            path = task.listed.path
+            parsed = parser.parse(data, path if path.lower().endswith(suffix) else path + suffix)
             screened = self._screening.look(task.spec, task.listed, parsed, data, digest)
             if isinstance(screened, Refused):
                 return Known(task.listed.stamp, digest, refused=screened)

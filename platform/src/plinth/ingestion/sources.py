@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from plinth.errors import InvalidInput, NotFound, RefusedByPolicy, Unavailable
+from plinth.ingestion.fetch import Fetcher
 from plinth.ingestion.limits import MAX_FILE_BYTES, TooLarge
 from plinth.ingestion.port import Listed
 
@@ -112,6 +114,80 @@ class FolderSource:
                     yield Listed(path, 0.0, "")
             elif any(pattern.fullmatch(path) for pattern in self._include):
                 yield _listed(entry, path)
+
+
+class UrlSource:
+    """Pages listed in a file: one URL a line; empty lines and those that begin with # are left out.
+
+    A page's stamp is what its server says of its version (ETag, else Last-Modified), asked for with HEAD; where it says
+    nothing the page is fetched each time and its content compared.
+
+    Args:
+        name: The source's name.
+        file: The list.
+        fetcher: Fetches pages; the default refuses every address that is not public.
+    """
+
+    def __init__(self, name: str, file: Path, fetcher: Fetcher | None = None) -> None:
+        self.name = name
+        self._file = file
+        self._fetcher = fetcher or Fetcher()
+
+    def list(self) -> Iterator[Listed]:
+        """Every page of the list, in its order; see the port. A page that its server denies is not there.
+
+        Raises:
+            InvalidInput: The list is not UTF-8.
+        """
+        try:
+            text = self._file.read_text("utf-8-sig")
+        except FileNotFoundError:
+            raise NotFound(
+                "the list of pages is not there", where=f"{self.name}: {self._file}", hint="check its path"
+            ) from None
+        except UnicodeDecodeError:
+            raise InvalidInput("the list of pages is not UTF-8", where=f"{self.name}: {self._file}") from None
+        except OSError as error:
+            raise Unavailable(f"the list cannot be read: {error.strerror}", where=str(self._file)) from error
+        lines = (line.strip() for line in text.splitlines())
+        for url in dict.fromkeys(line for line in lines if line and not line.startswith("#")):
+            try:
+                headers = self._fetcher.head(url).headers
+            except NotFound:
+                continue
+            except (InvalidInput, RefusedByPolicy, Unavailable):
+                headers = {}  # reading it says why
+            yield Listed(_without_credentials(url), _changed(headers), _stamp(headers))
+
+    def read(self, path: str) -> bytes:
+        """A page; see the port.
+
+        Raises:
+            InvalidInput: Its URL is not one of http or https, or carries credentials.
+        """
+        if path.startswith(_CREDENTIALS):
+            raise InvalidInput("the URL carries credentials", where=self.name, hint="list pages that need none")
+        return self._fetcher.get(path).body
+
+
+_CREDENTIALS = "credentials@"
+
+
+def _without_credentials(url: str) -> str:
+    """The URL as an id: credentials in it must reach no log and no record."""
+    return re.sub(r"\A(?:[a-z]+:)?(?://)?[^/?#]*@", _CREDENTIALS, url, flags=re.IGNORECASE)
+
+
+def _stamp(headers: Mapping[str, str]) -> str:
+    return headers.get("etag") or headers.get("last-modified") or ""
+
+
+def _changed(headers: Mapping[str, str]) -> float:
+    """When a page was changed last, by its server; 0 where it does not say."""
+    try:
+        return parsedate_to_datetime(headers.get("last-modified", "")).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _listed(entry: os.DirEntry[str], path: str) -> Listed:

@@ -8,6 +8,7 @@ import re
 import yaml
 
 from plinth.errors import InvalidInput
+from plinth.ingestion.characters import clean
 from plinth.ingestion.outline import Outline
 from plinth.ingestion.port import Parsed
 
@@ -18,16 +19,6 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), *range(127, 160)])
-# Characters that no reader sees and that hide words from a detector or from a person: zero-width ones (those that join
-# letters and emoji stay), soft hyphens, marks that turn the direction, Unicode's invisible "tag" letters.
-_UNSEEN = dict.fromkeys(
-    [
-        0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF,
-        *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xE0000, 0xE0080),
-    ]
-)  # fmt: skip
-_CLEAN = {**_CONTROLS, **_UNSEEN, **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"), 0x2028: "\n", 0x2029: "\n"}
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.{0,20000}?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 
 
@@ -62,12 +53,6 @@ def decode(data: bytes, path: str) -> str:
         return clean(data.decode())
     except UnicodeDecodeError:
         return clean(_guessed(data, path))
-
-
-def clean(text: str) -> str:
-    """The text without what must not reach a chunk: NUL and other controls, lone surrogates, what nobody can see."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text if text.isascii() and text.isprintable() else text.translate(_CLEAN)
 
 
 def front_matter(text: str) -> tuple[str, str]:
