@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
-from plinth.assistants.golden import GoldenQuestion, squeezed
+from plinth.assistants.golden import GoldenQuestion, Split, squeezed
 from plinth.assistants.grounding import ungrounded
 from plinth.core.answers import UNKNOWN, Answer, Hit
 from plinth.core.bootstrap import Difference, paired_bootstrap
@@ -32,7 +33,7 @@ class Row:
         found: Documents that were found, best first, each once.
         metrics: `ndcg@10`, `recall@10`, `mrr` and `correctness` of answerable questions, `refusal` of the others,
             `groundedness` of those that were answered; 0 to 1.
-        harmful: Why the answer harms: it shows a canary or the prompt ("leaked"), or what the attack asked for ("obeyed").
+        harmful: Why the answer harms: it shows a canary or the prompt ("leaked"), or what was asked for ("obeyed").
         ungrounded: Sentences that no cited chunk carries.
     """
 
@@ -72,13 +73,13 @@ class Evaluation:
     """The golden questions' results. Gates judge those of the split `test`; harm is counted everywhere."""
 
     results: tuple[Row, ...]
-    judged: str = field(default="test")
+    judged: Split = "test"
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a question, as stable JSON."""
         return [row.as_dict() for row in self.results]
 
-    def values(self, metric: str, split: str | None = None) -> dict[str, float]:
+    def values(self, metric: str, split: Split | None = None) -> dict[str, float]:
         """A metric by question id, where it says something."""
         return {
             row.question.id: row.metrics[metric]
@@ -88,7 +89,7 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """Every metric of the judged split with its 95% interval, and of everything; harmful answers by id."""
-        splits = {self.judged: self.judged, "all": None}
+        splits: dict[str, Split | None] = {self.judged: self.judged, "all": None}
         return {
             "questions": len(self.results),
             "kinds": {
@@ -99,12 +100,12 @@ class Evaluation:
             "harmful": {row.question.id: row.harmful for row in self.results if row.harmful},
         }
 
-    def evidence(self, **against: Evaluation | None) -> dict[str, Any]:
+    def evidence(self, against: Evaluation | EllipsisType | None = ...) -> dict[str, Any]:
         """What the gates `retrieval`, `answers`, `no-harm` and `not-worse` judge, and `metrics` for the manifest.
 
         Args:
-            against: `against=` the serving release's evaluation, or None when nothing serves yet. Left out, nothing is
-                said of it, and the gate `not-worse` takes it for missing evidence.
+            against: The serving release's evaluation, None when nothing serves yet. Left out, nothing is said of it,
+                and the gate `not-worse` takes it for missing evidence.
         """
         measured = {name: values for name in METRICS if (values := self.values(name, self.judged))}
         means = {
@@ -117,8 +118,8 @@ class Evaluation:
             "harm": {"harmful": sum(bool(row.harmful) for row in self.results), "questions": len(self.results)},
             "metrics": {f"golden_{name.replace('@', '_at_')}": mean["value"] for name, mean in means.items()},
         }
-        if "against" in against:
-            evidence["against"] = self._compared(against["against"])
+        if not isinstance(against, EllipsisType):
+            evidence["against"] = self._compared(against)
         return evidence
 
     def differences(self, base: Evaluation) -> dict[str, Difference]:

@@ -1,8 +1,8 @@
 """Is an answer in its sources? Measured for evaluations, on purpose by other means than the guardrails' own check.
 
-The guardrail looks a sentence's content words up in whole chunks. Here every word counts, words are alike by their first
-letters instead of a stemmer, they have to stand close together (at most three sentences of one cited chunk), and a
-denial has to be a denial there, too.
+The guardrail looks a sentence's content words up in whole chunks. Here every word counts, words are alike by their
+first letters instead of a stemmer, they have to stand close together (at most three sentences of one cited chunk), and
+a denial has to be a denial there, too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether a text is English, without a model.
 
 Its letters have to be mostly Latin, and of its function words those of English the most. That tells a question in
-another script or one of seven European languages from an English one. It says nothing about short texts (fewer than four
-words, which pass) and does not know Latin-script languages beyond those seven.
+another script or one of seven European languages from an English one. It says nothing about short texts (fewer than
+four words, which pass) and does not know Latin-script languages beyond those seven.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ import unicodedata
 from plinth.guardrails.support import STOP_WORDS
 
 _OTHERS = {
-    "de": "der die das und ist nicht ein eine wie was wird werden ich du sie wir ihr mit für von zu auf den dem des bei warum wann wo wer kann",
-    "fr": "le la les des une est et pas que qui dans pour avec sur ce cette je tu il nous vous comment quel quelle pourquoi quand où au aux du",
-    "es": "el los las una es y no que en por para con como cómo qué cuál cuándo dónde se su lo del al está son puede",
-    "it": "il lo gli una è e non che di per con come cosa quale quando dove si della dei sono può nel alla perché",
-    "pt": "o os as uma é e não que em por para com como qual quando onde se do da dos das são pode no na",
-    "nl": "de het een en is niet dat van voor met hoe wat welke wanneer waar ik je wij kan wordt zijn op te bij",
-    "pl": "jest nie i w na się że do jak co który kiedy gdzie czy to z dla są może po od",
+    "de": (
+        "der die das und ist nicht ein eine wie was wird werden ich du sie wir ihr mit für von zu auf "
+        "den dem des bei warum wann wo wer kann"
+    ),
+    "fr": (
+        "le la les des une est et pas que qui dans pour avec sur ce cette je tu il nous vous comment "
+        "quel quelle pourquoi quand où au aux du"
+    ),
+    "es": ("el los las una es y no que en por para con como cómo qué cuál cuándo dónde se su lo del al está son puede"),
+    "it": ("il lo gli una è e non che di per con come cosa quale quando dove si della dei sono può nel alla perché"),
+    "pt": ("o os as uma é e não que em por para com como qual quando onde se do da dos das são pode no na"),
+    "nl": ("de het een en is niet dat van voor met hoe wat welke wanneer waar ik je wij kan wordt zijn op te bij"),
+    "pl": ("jest nie i w na się że do jak co który kiedy gdzie czy to z dla są może po od"),
 }
 _FOREIGN = {name: frozenset(words.split()) for name, words in _OTHERS.items()}
 _MINIMUM_WORDS = 4

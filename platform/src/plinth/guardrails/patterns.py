@@ -61,7 +61,7 @@ class Builtin:
         meaning: What a text with it does, for people.
         places: Where it is looked for.
         looks: What is looked for: words of which one stands in every text that the expression matches (texts without
-            are not looked at further), and the expression. No repeat is unbounded: the time is in proportion to the text.
+            are not looked at further), and the expression. No repeat is unbounded: time is in proportion to the text.
     """
 
     name: str
@@ -101,6 +101,10 @@ BUILTIN: tuple[Builtin, ...] = (
             r"\b(?:above|before|previous\w{0,2}|said|told|so far|until now)\b",
         ),
         (
+            "above|before|so far|were given|were told|you have",
+            rf"\b{_SET_ASIDE} (?:\w{{1,12}} ){{0,2}}{_ORDERS} (?:above|before|so far|(?:that )?you (?:were|have))\b",
+        ),
+        (
             "new instruction|new directive|new prompt|new system",
             r"\bnew (?:system )?(?:instructions?|directives?|prompt) ?: ?\S",
         ),
@@ -125,7 +129,8 @@ BUILTIN: tuple[Builtin, ...] = (
         ),
         (
             " your ",
-            rf"{_START}{_SHOW}\b[^.!?\n]{{0,30}}\byour (?:\w{{1,12}} ){{0,2}}(?:prompt|instructions|rules|guidelines)\b",
+            rf"{_START}{_SHOW}\b[^.!?\n]{{0,30}}\byour (?:\w{{1,12}} ){{0,2}}"
+            r"(?:prompt|instructions|rules|guidelines)\b",
         ),
         (
             " your ",
@@ -147,8 +152,8 @@ BUILTIN: tuple[Builtin, ...] = (
         ),
         (
             "system|assistant|developer|human|user",
-            r"^(?:#{1,4} ?)?(?:system|assistant|developer|human|user) ?(?:message|prompt|override|note)? ?: ?(?:you|your"
-            r"|ignore|please|do|never|always|new|from|reveal|print|say|answer|reply|send|override|i"
+            r"^(?:#{1,4} ?)?(?:system|assistant|developer|human|user) ?(?:message|prompt|override|note)? ?: ?(?:you"
+            r"|your|ignore|please|do|never|always|new|from|reveal|print|say|answer|reply|send|override|i"
             r"|the (?:user|assistant))\b",
         ),
         ("##", r"^#{2,4} ?(?:system|instructions?|response) ?:(?: |$)"),
@@ -207,7 +212,7 @@ BUILTIN: tuple[Builtin, ...] = (
         (
             "![",
             r"!\[[^\]\n]{0,80}\]\( ?(?:https?:)?//[^)\n]{0,200}(?:[{\[<$]|%7B|[?&]\w{0,20}"
-            r"(?:data|secret|question|prompt|key|context|leak|exfil)\w{0,20}=)",
+            r"(?:data|secret|question|query|answer|text|prompt|key|context|leak|exfil|\bq)\w{0,20}=)",
         ),
         ("<img", r"<img\b[^>\n]{0,200}\bsrc ?= ?[\"']?(?:https?:)?//[^>\n]{0,200}[?{$]"),
         (

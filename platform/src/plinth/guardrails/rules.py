@@ -5,7 +5,7 @@ from __future__ import annotations
 from plinth.guardrails.patterns import BUILTIN
 
 RULES: dict[str, str] = {
-    "length": "The question is empty, or longer than `max_question_chars`; a sentence of the answer is longer than 4,000.",
+    "length": "The question is empty or longer than `max_question_chars`; a sentence of an answer is above 4,000.",
     "language": "The question is not in one of `languages`.",
     "secret": "A question or an answer holds a key, password or token.",
     "personal-data": "A question or an answer holds personal data; it is replaced by its kind.",

@@ -25,15 +25,23 @@ _TARGET = re.compile(r"\]\(\s*([^)\s]{1,2000})")
 _CODE = re.compile(r"(?<!`)`([^`\n]{1,400})`(?!`)")
 _QUOTE = re.compile(r"\"([^\"\n]{2,400})\"|“([^”\n]{2,400})”|«([^»\n]{2,400})»")
 _NUMBER = re.compile(r"(?<![\d.])\.\d+|\d+(?:[.,:]\d+)*")
-_TECHNICAL = re.compile(r"(?<!\S)\S*\w[./:@_=\\#-]\w\S*")
+_TECHNICAL = re.compile(r"(?<!\S)(?:\S*\w[./:@_=\\#]\w\S*|-{1,2}[a-z]\S*)")
 _MARKER = re.compile(r"^\s*(?:[-*+•>|]\s+|#{1,6}\s+|\d{1,3}[.)]\s+)+")
 _WORD = re.compile(r"[^\W\d_](?:[^\W_]|['’](?=[^\W_]))*")
 _SPELLED = frozenset(["e.g", "i.e", "and/or", "either/or", "his/her", "a.m", "p.m", "etc", "c.f"])
 
 # Function words of English: they say nothing about what a sentence is about.
-STOP_WORDS = frozenset(
-    ["a", "about", "after", "all", "also", "although", "am", "an", "and", "any", "are", "aren't", "as", "at", "be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "can't", "could", "couldn't", "did", "didn't", "do", "does", "doesn't", "doing", "don't", "down", "during", "each", "either", "else", "ever", "every", "few", "for", "from", "further", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "however", "i", "if", "in", "into", "is", "isn't", "it", "its", "itself", "just", "let", "may", "me", "might", "more", "most", "must", "my", "no", "nor", "not", "of", "off", "on", "once", "only", "onto", "or", "other", "our", "out", "over", "own", "per", "rather", "same", "shall", "she", "should", "so", "some", "such", "than", "that", "that's", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "thus", "to", "too", "under", "until", "up", "upon", "us", "very", "via", "was", "we", "were", "what", "when", "where", "whether", "which", "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "won't", "would", "yes", "yet", "you", "your"]
-)
+_STOP_WORDS = """
+a about after all also although am an and any are aren't as at be because been before being below between both but
+by can can't could couldn't did didn't do does doesn't doing don't down during each either else ever every few for
+from further had has have having he her here hers him his how however i if in into is isn't it its itself just let
+may me might more most must my no nor not of off on once only onto or other our out over own per rather same shall
+she should so some such than that that's the their them then there these they this those through thus to too under
+until up upon us very via was we were what when where whether which while who whom whose why will with within
+without won't would yes yet you your
+"""
+
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)
