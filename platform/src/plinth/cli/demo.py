@@ -26,7 +26,7 @@ def register(groups: Groups) -> None:
     )
     command.add_argument(
         "--source", action="append", metavar="NAME=PATH",
-        help="docs-assistant: read a folder, or a file with a URL a line, instead of this repository's documents",
+        help="docs-assistant: read a folder, or a file with a URL a line, beside this repository's documents",
     )  # fmt: skip
 
 
