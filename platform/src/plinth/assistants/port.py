@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from plinth.core.assistants import Embedding, Generator, Guardrails, Retrieval
+from plinth.core.answers import Answer
+from plinth.core.assistants import AssistantConfig, Embedding, Generator, Guardrails, Retrieval
 from plinth.core.privacy import Detector
 from plinth.generation.port import Generator as TextGenerator
 from plinth.guardrails.port import Guard
 from plinth.retrieval.port import Embedder, Reranker, SparseEncoder, VectorStore
+from plinth.serving.port import Observer
 
 
 class Tools(Protocol):
@@ -44,3 +47,37 @@ class Tools(Protocol):
 
     def guard(self, policy: Guardrails) -> Guard:
         """The policy at work."""
+
+
+class AnswerObserver(Observer, Protocol):
+    """Where an assistant's service reports to. Every call is cheap, and never raises; from any thread."""
+
+    def answered(
+        self,
+        *,
+        request_id: str,
+        release: str,
+        arm: str,
+        config: AssistantConfig,
+        answer: Answer | None,
+        marks: Sequence[tuple[str, int]],
+        seconds: float,
+        traceparent: str = "",
+        error: str = "",
+    ) -> str:
+        """An answer, or a failure to give one.
+
+        Args:
+            request_id: The request's id.
+            release: Digest of the release that answered.
+            arm: Which release of the route that is.
+            config: What it is made of.
+            answer: The whole answer; None when the release failed.
+            marks: When each step ended, in ns since 1970.
+            seconds: The whole of it.
+            traceparent: The caller's W3C trace context, or "".
+            error: The kind of error, when it failed.
+
+        Returns:
+            The trace id, 32 hexadecimal characters; "" where the answer is not traced.
+        """

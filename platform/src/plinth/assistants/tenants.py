@@ -1,8 +1,8 @@
 """Tenants: whose key asks decides what may be read. Keys are kept as sha256 only.
 
-`<state>/products/<product>/tenants.json`: `{"tenants": [{"name", "key_sha256", "labels"}]}`, readable by its owner only.
-A request without a key, or with the key "public", is of the tenant `public`. The key of the freshness probes lies beside
-it in `probe.key`; nobody is given it.
+`<state>/products/<product>/tenants.json`: `{"tenants": [{"name", "key_sha256", "labels"}]}`, readable by its owner
+only. A request without a key, or with the key "public", is of the tenant `public`. The key of the freshness probes lies
+beside it in `probe.key`; nobody is given it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ The inference log: `date=YYYY-MM-DD/part-<time>-<pid>-<n>.parquet`, by the date 
 `entity_id`, `release` (strings), `event_time` and `at` (timestamp[us, UTC]), one float32 column a feature under the
 feature's own name, `score` (float64), `flags` (list of strings), `latency_ms` (float32).
 
+Any other log (`ParquetRows`) says itself what its columns and partitions are.
+
 The request log: `generation=<n>/part-<time>-<pid>-<n>.parquet`, by the route's generation. Columns: those of
 `requests.RequestRecord`, `at` as timestamp[us, UTC], `entity_ids` and `scores` as lists.
 """
@@ -12,9 +14,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,11 @@ from numpy.typing import NDArray
 from plinth.errors import InvalidInput, MissingExtra
 from plinth.serving.inference_log import Entry
 from plinth.serving.requests import RequestRecord
+
+Kind = Literal["text", "number", "count", "time"]
+"""Of a column: string; float64; int64; timestamp[us, UTC] of seconds since 1970."""
+
+Record = TypeVar("Record")
 
 COLUMNS = ("request_id", "entity_id", "release", "event_time", "at", "score", "flags", "latency_ms")
 
@@ -159,6 +166,76 @@ class ParquetRequests:
                 for generation in generations
             ]
         )
+
+
+class ParquetRows(Generic[Record]):
+    """Writes a log whose records are rows.
+
+    Args:
+        folder: Where the files go; made when first written to.
+        columns: The columns and their kinds, in order.
+        as_row: A record's partition (`date=2026-01-31`) and its values by column. Called by the log's writer, off the
+            request path.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+
+    def __init__(
+        self, folder: Path, columns: Mapping[str, Kind], as_row: Callable[[Record], tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        self._files = _Files(folder)
+        self._columns = dict(columns)
+        self._as_row = as_row
+
+    def write(self, entries: Sequence[Record]) -> None:
+        """Write all records or none.
+
+        Raises:
+            OSError: The folder cannot be written, for instance because the disk is full.
+        """
+        partitions: dict[str, list[Mapping[str, Any]]] = {}
+        for entry in entries:
+            partition, row = self._as_row(entry)
+            partitions.setdefault(partition, []).append(row)
+        self._files.write([(partition, self._table(rows)) for partition, rows in sorted(partitions.items())])
+
+    def _table(self, rows: Sequence[Mapping[str, Any]]) -> Any:
+        import pyarrow as pa
+
+        made = [_column(kind, [row[name] for row in rows]) for name, kind in self._columns.items()]
+        return pa.Table.from_arrays(made, list(self._columns))
+
+
+def find_rows(folder: Path, column: str, value: str) -> Iterator[dict[str, Any]]:
+    """The rows of a log whose column has this value, newest file first. Files that cannot be read are left out.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise MissingExtra("pyarrow", "serving") from None
+    for path in sorted(folder.glob("*/part-*.parquet"), key=lambda path: path.name, reverse=True):
+        try:
+            table = pq.read_table(path, partitioning=None, filters=[(column, "=", value)])
+        except (pa.ArrowException, OSError):
+            continue
+        yield from table.to_pylist()
+
+
+def _column(kind: Kind, values: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    if kind == "text":
+        return _strings(values)
+    if kind == "time":
+        return _numbers((np.array(values, dtype=np.float64) * 1e6).astype(np.int64), pa.timestamp("us", tz="UTC"))
+    if kind == "count":
+        return _numbers(np.array(values, dtype=np.int64), pa.int64())
+    return _numbers(np.array(values, dtype=np.float64), pa.float64())
 
 
 def _requests(records: Sequence[RequestRecord]) -> Any:

@@ -11,6 +11,9 @@ from typing import Literal
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Seconds."""
 
+STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds of an answer's steps: a model elsewhere takes some."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -20,7 +23,7 @@ class Metric:
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
-    room: Literal["serving"] = "serving"
+    room: Literal["serving", "assistants"] = "serving"
 
 
 REQUESTS = Metric("plinth_requests_total", "counter", ("product", "path", "code", "release"), "HTTP requests answered.")
@@ -81,8 +84,55 @@ ROLLOUT = (
 )  # fmt: skip
 """What rollouts are judged on when signals come from Prometheus. Only the newest rollout has series."""
 
-ALL = (
+SERVING = (
     REQUESTS, REQUEST_SECONDS, PREDICTIONS, DEFAULTED, LOG_WRITTEN, LOG_DROPPED, LOG_BUFFERED, LOG_ERRORS,
     RELEASE_GENERATION, RELEASE_INFO, RELEASE_STALE, RELEASE_FAILURES, TRACES_EXPORTED, TRACES_FAILED,
     *ROLLOUT, ROUTE_STEP, ROUTE_WEIGHT, SHADOW_DROPPED,
 )  # fmt: skip
+"""What the service of a product with a model emits."""
+
+
+def _answers(name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], help: str) -> Metric:
+    return Metric(name, kind, ("product", *labels), help, "assistants")
+
+
+ANSWERED = _answers(
+    "plinth_answers_total", "counter", ("release", "outcome"), "Questions that were answered, or why they were not."
+)
+ANSWER_SECONDS = _answers(
+    "plinth_answer_seconds", "histogram", ("step",), "Seconds of an answer's steps; total is the whole of it."
+)
+GUARDRAIL_HITS = _answers(
+    "plinth_guardrail_hits_total", "counter", ("rule", "stage", "action"), "Guardrails that stepped in."
+)
+ANSWER_TOKENS = _answers("plinth_answer_tokens_total", "counter", ("model", "kind"), "Tokens read and generated.")
+ANSWER_COST = _answers("plinth_answer_cost_total", "counter", ("model",), "Cost of answers, in the budget's currency.")
+ANSWERS_STALE = _answers("plinth_answers_stale_total", "counter", (), "Answers that were labelled stale.")
+ANSWERS_SHED = _answers("plinth_answers_shed_total", "counter", (), "Questions refused because too many were running.")
+ANSWERS_RUNNING = _answers("plinth_answers_running", "gauge", (), "Questions that are being answered.")
+SOURCE_AGE = _answers(
+    "plinth_source_age_seconds", "gauge", ("source",), "Seconds since what is searchable of a source was all there was."
+)
+SOURCE_LAG = _answers(
+    "plinth_source_lag_seconds", "gauge", ("source",), "How long the last change of a source took to become searchable."
+)
+SOURCE_STALE = _answers(
+    "plinth_source_stale", "gauge", ("source",), "1 while a source is beyond its freshness objective."
+)
+INDEX_AGE = _answers("plinth_index_age_seconds", "gauge", (), "Seconds since the serving index build was made.")
+INDEX_CHUNKS = _answers("plinth_index_chunks", "gauge", (), "Chunks of the serving index build.")
+ANSWER_LOG_WRITTEN = _answers("plinth_answer_log_written_total", "counter", (), "Answers written to the log.")
+ANSWER_LOG_DROPPED = _answers("plinth_answer_log_dropped_total", "counter", (), "Answers the full log buffer dropped.")
+ANSWER_LOG_BUFFERED = _answers("plinth_answer_log_buffered", "gauge", (), "Answers waiting to be written.")
+ANSWER_LOG_ERRORS = _answers(
+    "plinth_answer_log_write_errors_total", "counter", (), "Writes of the answer log that failed and are retried."
+)
+
+ASSISTANTS = (
+    ANSWERED, ANSWER_SECONDS, GUARDRAIL_HITS, ANSWER_TOKENS, ANSWER_COST, ANSWERS_STALE, ANSWERS_SHED, ANSWERS_RUNNING,
+    SOURCE_AGE, SOURCE_LAG, SOURCE_STALE, INDEX_AGE, INDEX_CHUNKS, ANSWER_LOG_WRITTEN, ANSWER_LOG_DROPPED,
+    ANSWER_LOG_BUFFERED, ANSWER_LOG_ERRORS,
+)  # fmt: skip
+"""What an assistant's service emits beside the metrics of requests, releases, traces and rollouts."""
+
+ALL = (*SERVING, *ASSISTANTS)

@@ -30,11 +30,18 @@ def service_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 
         exported: Spans handed to the collector.
         failed: Spans that could not be.
     """
-    readings: list[Reading] = [
+    return [
         (metrics.LOG_WRITTEN, (), stats["written"]),
         (metrics.LOG_DROPPED, (), stats["dropped"]),
         (metrics.LOG_BUFFERED, (), stats["buffered"]),
         (metrics.LOG_ERRORS, (), stats["write_errors"]),
+        *release_readings(stats, exported, failed),
+    ]
+
+
+def release_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 0) -> list[Reading]:
+    """What every service counts of its releases, its rollout and its traces. Arguments as `service_readings`."""
+    readings: list[Reading] = [
         (metrics.RELEASE_GENERATION, (), stats["generation"]),
         (metrics.RELEASE_STALE, (), float(stats["stale"])),
         (metrics.RELEASE_FAILURES, (), stats["release_failures"]),

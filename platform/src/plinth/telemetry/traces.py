@@ -152,6 +152,7 @@ class Traces:
         *,
         traceparent: str = "",
         failed: bool = False,
+        steps: Mapping[str, tuple[str, Mapping[str, Any]]] | None = None,
     ) -> str:
         """A finished trace, made after the fact so that the request path only reads a clock.
 
@@ -161,6 +162,7 @@ class Traces:
             attributes: Attributes of the root span.
             traceparent: The caller's W3C trace context, or "".
             failed: Whether the root span ended in an error.
+            steps: A step's span by another name, with attributes; other steps have their own names and none.
 
         Returns:
             The trace id, 32 hexadecimal characters.
@@ -177,7 +179,8 @@ class Traces:
         )
         inside = trace.set_span_in_context(root)
         for (_, started), (step, ended) in itertools.pairwise(marks):
-            tracer.start_span(step, context=inside, start_time=started).end(end_time=ended)
+            called, about = (steps or {}).get(step, (step, None))
+            tracer.start_span(called, context=inside, start_time=started, attributes=about).end(end_time=ended)
         if failed:
             root.set_status(trace.Status(trace.StatusCode.ERROR))
         root.end(end_time=marks[-1][1])
