@@ -59,11 +59,12 @@ def report(args: Namespace, out: Output) -> int:
     start, end, as_of = (_time(name, getattr(args, name)) for name in ("start", "end", "as_of"))
     platform = Platform.from_settings()
     product = platform.products.get(args.product).spec
+    bounds = product.tabular().monitoring
     assessment = _assess(platform, product, _release(platform, product, args.release), start, end, as_of)
     decision = None
     if args.trigger:
         # With --as-of the report is of the past, and so is the cool-down.
-        decision = trigger(platform.ledger, product.name, assessment.signals, product.tabular().monitoring, as_of)
+        decision = trigger(platform.ledger, product.name, assessment.signals, bounds, as_of)
     if args.html:
         page.write(assessment, Path(args.html), decision)
     run = _retrain(platform, product, decision, args.inline, as_of, out) if decision and decision.fire else None

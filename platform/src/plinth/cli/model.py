@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from plinth.cli.card import arguments
 from plinth.cli.command import Groups
 
 if TYPE_CHECKING:
@@ -33,10 +34,7 @@ def register(groups: Groups) -> None:
         help="The model card of a release, as Markdown or one HTML page.",
         example="plinth model card flight-delays --html --output card.html",
     )
-    command.add_argument("product")
-    command.add_argument("--release", metavar="DIGEST", help="release; default the serving one, else the newest")
-    command.add_argument("--html", action="store_true", help="an HTML page with plots instead of Markdown")
-    command.add_argument("--output", metavar="FILE", help="write to a file instead of standard output")
+    arguments(command)
 
 
 def list_models(args: Namespace, out: Output) -> None:
@@ -110,30 +108,12 @@ def show(args: Namespace, out: Output) -> None:
 
 
 def card(args: Namespace, out: Output) -> None:
-    """Handler of `model card`."""
-    from pathlib import Path
-
-    from plinth.errors import Unavailable
-    from plinth.governance import document
-    from plinth.runtime import model_card
+    """Handler of `model card`: `release card`, of products with a model."""
+    from plinth.cli.card import write
     from plinth.wiring import Platform
 
-    platform = Platform.from_settings()
-    sections, release = model_card.sections(platform, args.product, args.release)
-    text = document.to_html(sections, sections[0].title) if args.html else document.to_markdown(sections)
-    kind = "html" if args.html else "markdown"
-    if args.output:
-        try:
-            Path(args.output).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise Unavailable(
-                f"the card cannot be written: {error.strerror}", where=args.output, hint="give another --output"
-            ) from error
-        out.data({"release": release, "format": kind, "file": args.output})
-        out.text(f"wrote {args.output}")
-        return
-    out.data({"release": release, "format": kind, "card": text})
-    out.text(text)
+    Platform.from_settings().products.get(args.product).spec.tabular()
+    write(args, out)
 
 
 def _summary(version: ModelVersion) -> dict[str, Any]:

@@ -30,7 +30,7 @@ COMMANDS = {
         "Ask a product's running service for predictions: one given by KEY=VALUE, many from a file.",
     ),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
-    "release": ("release", "Immutable releases: list, show, promote, roll back."),
+    "release": ("release", "Immutable releases: list, show, diff, card, promote, roll back."),
     "rollback": (
         "release",
         "Take a bad release away at once: abort the rollout that runs, else serve the release before again.",

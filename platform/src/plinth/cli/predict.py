@@ -32,12 +32,18 @@ def register(groups: Groups) -> None:
 
 def predict(args: Namespace, out: Output) -> None:
     """Handler: one request to POST /predict."""
+    from plinth.errors import RefusedByPolicy
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
     spec = platform.products.get(args.product).spec
-    port = platform.settings.service_port(spec.name, spec.serving.port)
-    url = f"http://{platform.settings.host}:{port}"
+    if spec.assistant is not None:
+        raise RefusedByPolicy(
+            f"{spec.name} is an assistant: it answers questions and predicts nothing",
+            where=spec.name,
+            hint='ask it: plinth ask "..."',
+        )
+    url = platform.service_urls(spec.name)[0]
     answer = _call(url, "/predict", _payload(args, url), args.request_id)
     out.data(answer)
     rows = answer["predictions"]

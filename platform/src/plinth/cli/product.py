@@ -88,12 +88,11 @@ def _summary(spec: Product) -> dict[str, Any]:
 
 def show(args: Namespace, out: Output) -> None:
     """Handler of `product show`: the manifest, and `rollout_policy`, its rollout part with the tier's defaults."""
-    from plinth.core.rollout_policy import resolve
     from plinth.wiring import Platform
 
     product = Platform.from_settings().products.get(args.product)
     spec = product.spec
-    policy = resolve(spec.rollout, spec.tier)
+    policy = spec.rollout_policy
     manifest = spec.model_dump(mode="json", by_alias=True)
     out.data({"folder": str(product.folder), **manifest, "rollout_policy": policy.model_dump(mode="json")})
     out.text(f"{spec.name}: {spec.title} (tier {spec.tier})")
@@ -103,7 +102,7 @@ def show(args: Namespace, out: Output) -> None:
         ("budget", f"{spec.budget.monthly:g} {spec.budget.currency} a month"),
         ("contracts", ", ".join(spec.contracts)),
         ("pipelines", ", ".join(f"{item.name} ({item.schedule or 'by hand'})" for item in spec.pipelines)),
-        ("model", f"{spec.tabular().model.name}, features {spec.tabular().model.feature_service}"),
+        *_made_of(spec),
         ("serving", f"{spec.serving.service} on port {spec.serving.port}"),
         ("gates", ", ".join(gate.kind for gate in spec.gates)),
         ("rollout", _way(spec, policy)),
@@ -119,6 +118,25 @@ def show(args: Namespace, out: Output) -> None:
             for level in spec.service_levels
         ],
     )
+
+
+def _made_of(spec: Product) -> list[tuple[str, str]]:
+    """What answers: a model, or the parts of an assistant."""
+    if spec.model is not None:
+        return [("model", f"{spec.model.name}, features {spec.model.feature_service}")]
+    parts = spec.answers()
+    generator, fallback = parts.generator.primary, parts.generator.fallback
+    return [
+        (
+            "sources",
+            ", ".join(f"{source.name} ({source.kind} {source.path}, {source.tenant})" for source in parts.sources),
+        ),
+        ("embedding", f"{parts.embedding.model} ({parts.embedding.provider})"),
+        ("retrieval", f"{parts.retrieval.mode}, {parts.retrieval.limit} of {parts.retrieval.candidates} candidates"),
+        ("prompts", ", ".join(f"{prompt.name} ({prompt.file})" for prompt in parts.prompts)),
+        ("generator", f"{generator.model} ({generator.provider}){f', else {fallback.model}' if fallback else ''}"),
+        ("golden set", parts.golden),
+    ]
 
 
 def _way(spec: Product, policy: RolloutPolicy) -> str:

@@ -1,24 +1,28 @@
-"""`plinth release` and `plinth rollback`: what was released, what serves, promote and roll back."""
+"""`plinth release` and `plinth rollback`: what was released, what serves, what differs, promote and roll back."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from plinth.cli import card
 from plinth.cli.command import Groups
 
 if TYPE_CHECKING:
     import argparse
 
     from plinth.cli.output import Output
+    from plinth.core.assistants import AssistantConfig
+    from plinth.core.releases import ReleaseManifest
     from plinth.ledger.store import Serving
+    from plinth.wiring import Platform
 
 WAITING = "note: the aliases follow when the controller, or the next promote or rollback, sets them"
 
 
 def register(groups: Groups) -> None:
     """Declare the commands."""
-    group = groups.group("release", help="Immutable releases: list, show, promote, roll back.")
+    group = groups.group("release", help="Immutable releases: list, show, diff, card, promote, roll back.")
     command = group.command(
         "list", list_releases, help="A product's releases, newest first.", example="plinth release list flight-delays"
     )
@@ -30,6 +34,22 @@ def register(groups: Groups) -> None:
         example="plinth release show 3f9c2a71b0de",
     )
     command.add_argument("digest", help="digest of the release, or its first characters")
+    command = group.command(
+        "diff",
+        diff,
+        help="Which pinned parts differ between two releases of a product.",
+        example="plinth release diff flight-delays 3f9c2a71b0de 81d0c7e4f2aa",
+    )
+    command.add_argument("product")
+    command.add_argument("before", metavar="A", help="digest of a release, or its first characters")
+    command.add_argument("after", metavar="B", help="digest of the other one")
+    command = group.command(
+        "card",
+        card.write,
+        help="The card of a release, as Markdown or one HTML page: of a model, or of a whole assistant.",
+        example="plinth release card flight-delays --html --output card.html",
+    )
+    card.arguments(command)
     command = group.command(
         "promote",
         promote,
@@ -63,6 +83,7 @@ def _rollback_arguments(command: argparse.ArgumentParser) -> None:
 
 def list_releases(args: Namespace, out: Output) -> None:
     """Handler of `release list`."""
+    from plinth.cli.release_view import METRICS, brief, kind, metric
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
@@ -81,7 +102,7 @@ def list_releases(args: Namespace, out: Output) -> None:
                     "serving": record.digest == now,
                     "created_at": record.created_at,
                     "created_by": record.created_by,
-                    "model": f"{record.manifest.tabular().model.name}:{record.manifest.tabular().model.version}",
+                    **kind(record.manifest),
                     "metrics": record.manifest.metrics,
                 }
                 for record in records
@@ -89,18 +110,19 @@ def list_releases(args: Namespace, out: Output) -> None:
         }
     )
     if not records:
-        out.text(f"{product} has no release yet: `plinth pipeline run {product} train` makes one")
+        out.text(f"{product} has no release yet: a pipeline makes one (`plinth product show {product}` names them)")
         return
+    columns = ["auc"] if records[0].manifest.assistant is None else list(records[0].manifest.metrics)[:METRICS]
     out.table(
-        ["release", "status", "serving", "created (UTC)", "model", "AUC"],
+        ["release", "status", "serving", "created (UTC)", "what", *columns],
         [
             [
                 record.digest[:12],
                 record.status,
                 "yes" if record.digest == now else "",
                 record.created_at[:19].replace("T", " "),
-                f"{record.manifest.tabular().model.name}:{record.manifest.tabular().model.version}",
-                f"{record.manifest.metrics['auc']:.4f}" if "auc" in record.manifest.metrics else "",
+                brief(record.manifest),
+                *(metric(record.manifest, name) for name in columns),
             ]
             for record in records
         ],
@@ -109,6 +131,7 @@ def list_releases(args: Namespace, out: Output) -> None:
 
 def show(args: Namespace, out: Output) -> None:
     """Handler of `release show`."""
+    from plinth.cli.release_view import pinned
     from plinth.governance.lineage import walk
     from plinth.wiring import Platform
 
@@ -131,10 +154,8 @@ def show(args: Namespace, out: Output) -> None:
     out.text(
         f"product  {record.product}   status  {record.status}   created  {record.created_at} by {record.created_by}"
     )
-    model, features = manifest.tabular()
-    out.text(f"model    {model.name}:{model.version} ({model.format}), run {model.run_id}")
-    out.text(f"code     {manifest.code.commit}{' with uncommitted changes' if manifest.code.dirty else ''}")
-    out.text(f"features {features.name}, read plan {features.digest[:12]}")
+    for line in pinned(manifest, _config(platform, manifest)):
+        out.text(line)
     for contract in manifest.contracts:
         out.text(f"contract {contract.id} {contract.version}, {contract.digest[:12]}")
     out.table(
@@ -155,6 +176,54 @@ def show(args: Namespace, out: Output) -> None:
         ],
     )
     out.table(["artefact", "sha256"], sorted(manifest.artifacts.items()))
+
+
+def diff(args: Namespace, out: Output) -> None:
+    """Handler of `release diff`: what was judged of a release is no part of it, and is not compared."""
+    from plinth.errors import InvalidInput
+    from plinth.governance.changes import changes
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings()
+    product = platform.products.named(args.product)
+    before, after = platform.ledger.release(args.before), platform.ledger.release(args.after)
+    for record in (before, after):
+        if record.product != product:
+            raise InvalidInput(
+                f"release {record.digest[:12]} is of {record.product}, not of {product}",
+                where="A and B",
+                hint=f"`plinth release list {product}`",
+            )
+    configs = _config(platform, before.manifest), _config(platform, after.manifest)
+    found = changes(before.manifest, after.manifest, configs)
+    out.data(
+        {
+            "product": product,
+            "before": before.digest,
+            "after": after.digest,
+            "changes": [change.as_dict() for change in found],
+        }
+    )
+    if not found:
+        out.text(f"{before.digest[:12]} and {after.digest[:12]} pin the same")
+        return
+    out.table(
+        ["part", before.digest[:12], after.digest[:12]],
+        [[change.part, change.before or "none", change.after or "none"] for change in found],
+    )
+
+
+def _config(platform: Platform, manifest: ReleaseManifest) -> AssistantConfig | None:
+    """An assistant's configuration; None of a model's release, and once it is collected."""
+    from plinth.assistants.releases import config_of
+    from plinth.errors import NotFound
+
+    if manifest.assistant is None:
+        return None
+    try:
+        return config_of(platform.artifacts, manifest)
+    except NotFound:
+        return None
 
 
 def promote(args: Namespace, out: Output) -> None:

@@ -46,9 +46,9 @@ class Cell:
         requests: Requests it took part in.
         errors: Those that failed because of the service (status 500 and above).
         latency: Requests by latency bin, [LATENCY_BINS]; failed ones count too.
-        scores: Instances by score bin, [SCORE_BINS].
-        rows: Instances scored.
-        defaulted: Instances that a feature view had no fresh value for.
+        scores: Instances by score bin, [SCORE_BINS]; an assistant's answers by how well their citations support them.
+        rows: Instances scored; answers.
+        defaulted: Instances that a feature view had no fresh value for; answers that a guardrail stepped in on.
         busy_seconds: Time spent answering, for the cost of a request.
     """
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from plinth.core.assistants import AssistantSpec
 from plinth.core.durations import Duration
 from plinth.core.gates import Gate
-from plinth.core.rollout_policy import RolloutPolicy
+from plinth.core.rollout_policy import ASSISTANT_GATES, DEFAULT_GATES, RolloutPolicy, resolve
 from plinth.errors import RefusedByPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=50)]
@@ -152,6 +152,13 @@ class Product(Frozen):
             raise ValueError("a product has a model or an assistant, one of the two")
         if (self.model is None) != (self.monitoring is None):
             raise ValueError("monitoring is declared with a model, and only then")
+        if self.assistant is not None and self.rollout is not None:
+            unknown = sorted({gate.kind for gate in self.rollout.gates or ()} & {"quality", "drift"})
+            if unknown:
+                raise ValueError(
+                    f"rollout.gates: {' and '.join(unknown)} cannot judge an assistant, which has no labels and no "
+                    "training data; compare, threshold, burn and contract can"
+                )
         return self
 
     @field_validator("service_levels", "pipelines")
@@ -163,6 +170,12 @@ class Product(Frozen):
             raise ValueError(f"the name {', '.join(twice)} stands twice")
         return items
 
+    @property
+    def rollout_policy(self) -> RolloutPolicy:
+        """How releases are rolled out, with the defaults of the product's tier and kind filled in."""
+        gates = DEFAULT_GATES if self.assistant is None else ASSISTANT_GATES
+        return resolve(self.rollout, self.tier, gates)
+
     def tabular(self) -> Tabular:
         """The model, and when it is retrained.
 
@@ -173,7 +186,7 @@ class Product(Frozen):
             raise RefusedByPolicy(
                 f"{self.name} is an assistant and has no model to watch",
                 where=self.name,
-                hint="this command is for products with a model; `plinth index status` and `plinth eval` watch assistants",
+                hint="that is for products with a model: `plinth index status` and `plinth eval` watch assistants",
             )
         return Tabular(self.model, self.monitoring)
 

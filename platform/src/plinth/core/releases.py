@@ -124,8 +124,8 @@ class ReleaseManifest(_Frozen):
     """Everything that decides behaviour. Its digest is its name. It pins a model and its features, or an assistant.
 
     `artifacts` maps a file name of the serving bundle (`model.onnx`, `read_plan.json`, `reference.json`, or
-    `assistant.json`) to the sha256 of its content in the artefact store. `verdicts` hold the gate evidence: a candidate whose gates failed is
-    a release too, with `status` "rejected" in the ledger, and can never be promoted.
+    `assistant.json`) to the sha256 of its content in the artefact store. `verdicts` hold the gate evidence: a candidate
+    whose gates failed is a release too, with `status` "rejected" in the ledger, and can never be promoted.
     """
 
     schema_version: Literal[1] = 1

@@ -28,7 +28,8 @@ class Compare(_Frozen):
     It fails on evidence that the candidate is worse by more than `tolerance`, passes on evidence that it is worse by
     less than `effect`, and says nothing in between. Both are in the metric's unit: a share for `errors` and
     `defaulted`, a factor above 1 for `latency`, a shift of the score for `scores`. The last two are compared in whole
-    bins (a factor of 1.22, a shift of 0.025): the tolerance is rounded up to one, the effect down.
+    bins (a factor of 1.22, a shift of 0.025): the tolerance is rounded up to one, the effect down. An assistant's score
+    is how well an answer's citations support it, and defaulted are answers that a guardrail stepped in on.
     """
 
     kind: Literal["compare"]
@@ -144,6 +145,16 @@ DEFAULT_GATES: tuple[RolloutGate, ...] = (
     Contract(kind="contract"),
 )
 
+ASSISTANT_GATES: tuple[RolloutGate, ...] = (
+    Compare(kind="compare", metric="errors", tolerance=0.001, effect=0.02),
+    Compare(kind="compare", metric="latency", tolerance=1.5, effect=2.5),
+    Compare(kind="compare", metric="scores", tolerance=0.05, effect=0.15),
+    Compare(kind="compare", metric="defaulted", tolerance=0.05, effect=0.2),
+    Burn(kind="burn"),
+    Contract(kind="contract"),
+)
+"""Of assistants: their answers get no labels, and vary more in time and support than a model's scores do."""
+
 Percent = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -183,10 +194,10 @@ _TIERS: dict[int, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def resolve(policy: RolloutPolicy | None, tier: Tier) -> RolloutPolicy:
-    """The policy with every field filled in from the tier's defaults."""
+def resolve(policy: RolloutPolicy | None, tier: Tier, gates: tuple[RolloutGate, ...] = DEFAULT_GATES) -> RolloutPolicy:
+    """The policy with every field filled in from the tier's defaults, and the gates from those given."""
     given = policy.model_dump(exclude_none=True) if policy is not None else {}
-    filled: dict[str, Any] = {**_TIERS[tier], "gates": DEFAULT_GATES, **given}
+    filled: dict[str, Any] = {**_TIERS[tier], "gates": gates, **given}
     return RolloutPolicy.model_validate(filled)
 
 

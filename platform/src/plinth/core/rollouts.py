@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from plinth.core.durations import seconds
 from plinth.core.products import Product
-from plinth.core.rollout_policy import RolloutGate, Strategy, resolve
+from plinth.core.rollout_policy import RolloutGate, Strategy
 from plinth.core.routes import FULL, Route
 from plinth.errors import Conflict, InvalidInput, RefusedByPolicy
 
@@ -150,7 +150,7 @@ def make_plan(
         InvalidInput: Steps for a strategy that has none, or a drill that could answer everything.
         RefusedByPolicy: A drill that would answer users of a product whose releases need approval.
     """
-    policy = resolve(product.rollout, product.tier)
+    policy = product.rollout_policy
     chosen = strategy or policy.strategy
     if steps is not None and chosen != "canary":
         raise InvalidInput(

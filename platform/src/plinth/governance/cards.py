@@ -17,18 +17,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from plinth.contracts.model import Contract
 from plinth.core.documents import parse_document, read_text
 from plinth.core.products import Product
+from plinth.core.releases import ReleaseManifest
 from plinth.errors import Corrupt, InvalidInput, NotFound
 from plinth.governance.document import Block, Figure, Items, Paragraph, Section, Table
 from plinth.ledger.store import ReleaseRecord
 from plinth.models.port import Registry, Run
 
+MODEL_CARD, SYSTEM_CARD = "model-card.yaml", "system-card.yaml"
 EVALUATION = "evaluation.json"
 PLOTS = {"calibration.png": "Calibration", "roc.png": "ROC curve", "months.png": "AUC by month"}
 MINIMUM_ROWS = 500
 
 
 class Statement(BaseModel):
-    """`services/<name>/model-card.yaml`: what the owners say about the model."""
+    """`services/<name>/model-card.yaml` or `system-card.yaml`: what the owners say about the model or the assistant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,13 +39,13 @@ class Statement(BaseModel):
     limits: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, product_folder: Path) -> Statement:
-        """The product's statement; an empty one where there is no file.
+    def load(cls, product_folder: Path, name: str = MODEL_CARD) -> Statement:
+        """The product's statement, in the file of that name; an empty one where there is no file.
 
         Raises:
             InvalidInput: The file does not fit.
         """
-        path = product_folder / "model-card.yaml"
+        path = product_folder / name
         if not path.is_file():
             return cls()
         document = parse_document(read_text(path), str(path))
@@ -106,35 +108,41 @@ def model_card(facts: Facts) -> list[Section]:
     """The card's sections, for `plinth.governance.document` to render."""
     return [
         _identity(facts),
-        _statement("Intended use", facts.statement.intended_use, facts.statement.not_for),
-        _statement("Limits", facts.statement.limits),
+        statement("Intended use", facts.statement.intended_use, facts.statement.not_for),
+        statement("Limits", facts.statement.limits),
         _performance(facts),
         _by_month(facts),
         _by_slice(facts),
-        _gates(facts),
+        gates(facts.release.manifest),
         _data(facts),
         _training(facts),
-        _ownership(facts),
+        ownership(facts.product),
     ]
 
 
 def _identity(facts: Facts) -> Section:
-    manifest = facts.release.manifest
-    state = "serving now" if facts.serving else facts.release.status
-    model = manifest.tabular().model
+    model = facts.release.manifest.tabular().model
+    what = ("Model", f"{model.name} version {model.version} ({model.format})")
+    return identity("Model card", facts.product, facts.release, serving=facts.serving, what=what)
+
+
+def identity(
+    card: str, product: Product, release: ReleaseRecord, *, serving: bool, what: tuple[str, str]
+) -> Section:  # fmt: skip
+    """The first section of a card: which release it is about, and `what` it is."""
     rows = [
-        ("Release", facts.release.digest),
-        ("State", state),
-        ("Model", f"{model.name} version {model.version} ({model.format})"),
-        ("Created (UTC)", f"{manifest.created_at} by {facts.release.created_by}"),
-        ("Owner", f"{facts.product.owner.team} ({facts.product.owner.contact})"),
+        ("Release", release.digest),
+        ("State", "serving now" if serving else release.status),
+        what,
+        ("Created (UTC)", f"{release.manifest.created_at} by {release.created_by}"),
+        ("Owner", f"{product.owner.team} ({product.owner.contact})"),
     ]
-    table = Table(("", ""), rows)
-    return Section(f"Model card: {facts.product.title}", [Paragraph(facts.product.description), table], level=1)
+    return Section(f"{card}: {product.title}", [Paragraph(product.description), Table(("", ""), rows)], level=1)
 
 
-def _statement(title: str, stated: Sequence[str], not_for: Sequence[str] = ()) -> Section:
-    blocks: list[Block] = [Items(stated)] if stated else [Paragraph("Not stated by the owners (model-card.yaml).")]
+def statement(title: str, stated: Sequence[str], not_for: Sequence[str] = (), file: str = MODEL_CARD) -> Section:
+    """What the owners say, or that they say nothing."""
+    blocks: list[Block] = [Items(stated)] if stated else [Paragraph(f"Not stated by the owners ({file}).")]
     if not_for:
         blocks += [Paragraph("Not for:"), Items(not_for)]
     return Section(title, blocks)
@@ -150,11 +158,11 @@ def _performance(facts: Facts) -> Section:
         "it was trained on. The baseline is the smoothed historical rate by key."
     )
     rows = [
-        ("AUC", _number(result["auc"]), _number(result["baseline_auc"])),
-        ("Log loss", _number(result["log_loss"]), _number(result["baseline_log_loss"])),
-        ("Expected calibration error", _number(result["calibration_error"]), ""),
-        ("Mean prediction", _number(result["mean_prediction"]), ""),
-        ("Outcome rate", _number(result["outcome_rate"]), ""),
+        ("AUC", number(result["auc"]), number(result["baseline_auc"])),
+        ("Log loss", number(result["log_loss"]), number(result["baseline_log_loss"])),
+        ("Expected calibration error", number(result["calibration_error"]), ""),
+        ("Mean prediction", number(result["mean_prediction"]), ""),
+        ("Outcome rate", number(result["outcome_rate"]), ""),
     ]
     blocks: list[Block] = [Paragraph(told), Table(("", "Model", "Baseline"), rows)]
     if serving := result.get("serving"):
@@ -176,12 +184,12 @@ _COLUMNS = {
 
 
 def _measures(row: Mapping[str, Any]) -> list[str]:
-    return [f"{row[name]:,}" if name == "rows" else _number(row[name]) for name in _COLUMNS]
+    return [f"{row[name]:,}" if name == "rows" else number(row[name]) for name in _COLUMNS]
 
 
 def _by_month(facts: Facts) -> Section:
     rows = [
-        (month["month"], *_measures(month), _number(month.get("baseline_auc")))
+        (month["month"], *_measures(month), number(month.get("baseline_auc")))
         for month in facts.evaluation.get("months", [])
     ]
     return (
@@ -201,16 +209,17 @@ def _by_slice(facts: Facts) -> Section:
     return Section("By slice", [Paragraph(told), Table(("Slice", "Value", *_COLUMNS.values()), rows)])
 
 
-def _gates(facts: Facts) -> Section:
-    verdicts = facts.release.manifest.verdicts
+def gates(manifest: ReleaseManifest) -> Section:
+    """The verdicts of a release's gates."""
+    verdicts = manifest.verdicts
     if not verdicts:
         return Section("Gates", [Paragraph("No gate was judged: this release cannot be promoted.")])
     rows = [
         (
             verdict.gate,
             "passed" if verdict.passed else "FAILED",
-            "" if verdict.observed is None else _number(verdict.observed),
-            "" if verdict.bound is None else _number(verdict.bound),
+            "" if verdict.observed is None else number(verdict.observed),
+            "" if verdict.bound is None else number(verdict.bound),
             verdict.reason,
         )
         for verdict in verdicts
@@ -219,10 +228,15 @@ def _gates(facts: Facts) -> Section:
 
 
 def _data(facts: Facts) -> Section:
-    manifest = facts.release.manifest
-    data = [(ref.name, ref.role, ref.start, ref.end, f"{ref.rows:,}", ref.digest[:12]) for ref in manifest.data]
-    features = manifest.tabular().feature_service
-    known = {(contract.id, contract.version): contract for contract in facts.contracts}
+    features = facts.release.manifest.tabular().feature_service
+    told = Paragraph(f"Features: {features.name}, read plan {features.digest[:12]}.")
+    return data(facts.release.manifest, facts.contracts, told)
+
+
+def data(manifest: ReleaseManifest, known_contracts: Sequence[Contract], *more: Block) -> Section:
+    """The data that a release was made from and judged on, and the contracts it kept."""
+    datasets = [(ref.name, ref.role, ref.start, ref.end, f"{ref.rows:,}", ref.digest[:12]) for ref in manifest.data]
+    known = {(contract.id, contract.version): contract for contract in known_contracts}
     contracts = []
     for ref in manifest.contracts:
         contract = known.get((ref.id, ref.version))
@@ -231,25 +245,29 @@ def _data(facts: Facts) -> Section:
     return Section(
         "Data",
         [
-            Table(("Dataset", "Role", "From", "To", "Rows", "sha256"), data),
+            Table(("Dataset", "Role", "From", "To", "Rows", "sha256"), datasets),
             Table(("Contract", "Version", "sha256", "Owner", "What it covers"), contracts),
-            Paragraph(f"Features: {features.name}, read plan {features.digest[:12]}."),
+            *more,
         ],
     )
 
 
 def _training(facts: Facts) -> Section:
-    manifest = facts.release.manifest
-    state = ", with uncommitted changes" if manifest.code.dirty else ""
-    told = f"Code at commit {manifest.code.commit}{state}; pipeline run {manifest.pipeline_run}."
+    told = made_by(facts.release.manifest)
     if facts.run is None:
         return Section("Training", [Paragraph(told), Paragraph("The registry does not hold this run.")])
     rows = sorted(facts.run.params.items())
     return Section("Training", [Paragraph(told), Table(("Parameter", "Value"), rows)])
 
 
-def _ownership(facts: Facts) -> Section:
-    product = facts.product
+def made_by(manifest: ReleaseManifest) -> str:
+    """The code and the run that made a release."""
+    state = ", with uncommitted changes" if manifest.code.dirty else ""
+    return f"Code at commit {manifest.code.commit}{state}; pipeline run {manifest.pipeline_run}."
+
+
+def ownership(product: Product) -> Section:
+    """Who answers for the product, and what it promises."""
     levels = [
         (level.name, level.indicator, f"{level.objective:.3%}".rstrip("0%").rstrip(".") + "%", level.window)
         for level in product.service_levels
@@ -267,7 +285,8 @@ def _ownership(facts: Facts) -> Section:
     )
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A number for people, or that there is none."""
     if value is None:
         return "undefined"
     return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"

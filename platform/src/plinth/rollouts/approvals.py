@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from plinth.core.digests import digest_json
 from plinth.core.products import Product
-from plinth.core.rollout_policy import resolve
 from plinth.errors import RefusedByPolicy
 from plinth.ledger.rollouts import Approval, Rollout, Rollouts
 from plinth.ledger.store import Ledger, ReleaseRecord
@@ -35,7 +34,7 @@ def approve(ledger: Ledger, product: Product, digest: str, *, actor: str, reason
         ledger.promotable(product.name, record.digest)
         running = rollouts.active(product.name)
         started_by = running.started_by if running is not None and running.candidate == record.digest else None
-        own = bool(resolve(product.rollout, product.tier).own_approval)
+        own = bool(product.rollout_policy.own_approval)
         if not own:
             _refuse_own(product, record, started_by, actor)
     except RefusedByPolicy as refusal:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from plinth.core.durations import Duration
 from plinth.core.products import Product
-from plinth.core.rollout_policy import Strategy, resolve
+from plinth.core.rollout_policy import Strategy
 from plinth.core.rollouts import Command, Phase, advance, make_plan
 from plinth.errors import Conflict, InvalidInput, NotFound, RefusedByPolicy
 from plinth.ledger.rollouts import Rollout, Rollouts
@@ -169,7 +169,7 @@ def promote(
         Conflict, NotFound: As `release.promote`.
     """
     record = ledger.release(digest)
-    if ledger.current(product.name) is not None and not resolve(product.rollout, product.tier).direct:
+    if ledger.current(product.name) is not None and not product.rollout_policy.direct:
         refusal = RefusedByPolicy(
             f"a release of {product.name} reaches all traffic by a rollout only",
             where=f"tier {product.tier}, rollout.direct in product.yaml",

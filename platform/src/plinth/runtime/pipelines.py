@@ -16,7 +16,7 @@ from plinth.governance.lineage import record_run
 from plinth.pipelines.entry import run_pipeline
 from plinth.pipelines.port import RunResult, StepListener, StepRecord
 from plinth.pipelines.runlog import CURRENT_RUN
-from plinth.runtime import health, mlflow, model_card
+from plinth.runtime import health, mlflow, release_card
 from plinth.wiring import Platform
 
 log = logging.getLogger(__name__)
@@ -68,10 +68,10 @@ def run(
     record_run(platform.ledger, result, state, commit=commit)
     hand_over(platform, product, watch, result)
     try:
-        model_card.leave(platform, product, result.run_id, result.folder)
+        release_card.leave(platform, product, result.run_id, result.folder)
     except (PlinthError, OSError) as error:
-        # The release stands; `plinth model card` writes its card again.
-        log.warning("the run's model card could not be written: %s", error)
+        # The release stands; `plinth release card` writes its card again.
+        log.warning("the run's card could not be written: %s", error)
     return result
 
 

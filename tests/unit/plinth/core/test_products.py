@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from plinth.core.durations import seconds
 from plinth.core.products import Product, ServiceLevel, json_schema
+from plinth.errors import RefusedByPolicy
 
 ROOT = Path(__file__).parents[4]
 MANIFEST = yaml.safe_load((ROOT / "services" / "flight-delays" / "product.yaml").read_text())
@@ -50,3 +51,32 @@ def test_a_pipeline_is_found_by_name():
     product = Product.model_validate(MANIFEST)
     assert product.pipeline("train").entry == "flight_delays.pipeline:train"
     assert product.pipeline("none") is None
+
+
+ASSISTANT = yaml.safe_load((ROOT / "services" / "docs-assistant" / "product.yaml").read_text())
+
+
+@pytest.mark.parametrize("kind", ["quality", "drift"])
+def test_a_gate_that_needs_labels_or_training_data_is_refused_for_an_assistant(kind):
+    gates = [{"kind": kind}, {"kind": "burn"}]
+    with pytest.raises(ValidationError, match=f"{kind} cannot judge an assistant"):
+        Product.model_validate({**ASSISTANT, "rollout": {"gates": gates}})
+    Product.model_validate({**MANIFEST, "rollout": {"gates": gates}})
+
+
+def test_the_default_gates_are_those_that_can_judge_the_product():
+    def kinds(manifest):
+        return {gate.kind for gate in Product.model_validate({**manifest, "rollout": None}).rollout_policy.gates}
+
+    assert kinds(ASSISTANT) == {"compare", "burn", "contract"}
+    assert kinds(MANIFEST) == {"compare", "burn", "quality", "contract"}
+
+
+def test_a_product_has_a_model_or_an_assistant():
+    for both in ({**MANIFEST, "assistant": ASSISTANT["assistant"]}, {**MANIFEST, "model": None, "monitoring": None}):
+        with pytest.raises(ValidationError, match="a model or an assistant"):
+            Product.model_validate(both)
+    with pytest.raises(RefusedByPolicy, match="is an assistant"):
+        Product.model_validate(ASSISTANT).tabular()
+    with pytest.raises(RefusedByPolicy, match="is no assistant"):
+        Product.model_validate(MANIFEST).answers()

@@ -197,5 +197,5 @@ def test_a_statement_that_does_not_fit_is_refused_with_its_line(tmp_path):
 def test_a_product_without_a_statement_has_a_card_that_says_so(tmp_path):
     statement = cards.Statement.load(tmp_path)
     assert statement == cards.Statement()
-    section = cards._statement("Limits", statement.limits)
+    section = cards.statement("Limits", statement.limits)
     assert "Not stated" in document.to_markdown([section])
