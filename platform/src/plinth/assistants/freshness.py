@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plinth.assistants.records import BuildRecord, write_json
+from plinth.assistants.records import SourceRecord, write_json
 from plinth.core.assistants import SourceSpec
 from plinth.core.corpus import PROBE_TENANT, Chunk, checksum
 from plinth.core.digests import digest_json
@@ -132,20 +132,24 @@ def nothing_changed(
 
 
 def searchable(
-    state: Path, specs: Sequence[SourceSpec], record: BuildRecord, at: Mapping[str, float], began: Mapping[str, float]
+    state: Path,
+    specs: Sequence[SourceSpec],
+    seen: Mapping[str, SourceRecord],
+    at: Mapping[str, float],
+    began: Mapping[str, float],
 ) -> None:
     """A build serves: the sources whose probes were found are as of its listing, with the lag that was measured.
 
     Args:
         state: The product's state folder.
         specs: The product's sources.
-        record: The build that serves.
+        seen: What the serving build holds of each source, as it was listed.
         at: Source to when its probe was found and the one before was not, seconds since 1970.
         began: Source to when its oldest change happened, of those that changed, seconds since 1970.
     """
     known, found = read(state), {}
     for spec in specs:
-        held, before = record.sources.get(spec.name), known.get(spec.name)
+        held, before = seen.get(spec.name), known.get(spec.name)
         if held is None or spec.name not in at:
             if before is not None:
                 found[spec.name] = replace(before, objective_seconds=seconds(spec.freshness))
@@ -159,13 +163,13 @@ def searchable(
 
 
 def wait_until_searchable(
-    find: Find, record: BuildRecord, gone: Mapping[str, str], timeout: float, poll: float = POLL_SECONDS
+    find: Find, probes: Mapping[str, str], gone: Mapping[str, str], timeout: float, poll: float = POLL_SECONDS
 ) -> dict[str, float]:
     """Ask the running service until it finds each source's probe, and no longer the one before.
 
     Args:
         find: Asks the service.
-        record: The build that is to serve.
+        probes: Source to its token in the build that is to serve.
         gone: Source to the token before, where it was another one.
         timeout: Seconds to wait at most.
         poll: Seconds between two rounds.
@@ -174,7 +178,7 @@ def wait_until_searchable(
         Source to when that was, seconds since 1970. A source whose probe was not found in time is left out.
     """
     until, found = time.monotonic() + timeout, dict[str, float]()
-    waiting = {name: source.probe for name, source in record.sources.items() if source.probe}
+    waiting = dict(probes)
     while waiting:
         for name, token in list(waiting.items()):
             try:

@@ -9,8 +9,8 @@ import pytest
 from indexes import corpus
 from plinth.assistants import freshness
 from plinth.assistants.freshness import SourceFreshness
-from plinth.assistants.records import BuildRecord, SourceRecord
-from plinth.core.assistants import IndexRef, SourceSpec
+from plinth.assistants.records import SourceRecord
+from plinth.core.assistants import SourceSpec
 from plinth.core.corpus import PROBE_TENANT, Scope
 from plinth.errors import Unavailable
 from plinth.ledger.store import Ledger
@@ -20,13 +20,6 @@ SPECS = [
     SourceSpec(name="wiki", kind="folder", path="wiki", freshness="1h"),
 ]
 EARLY, LATE = "2026-01-01T00:00:00.000000+00:00", "2026-01-01T01:00:00.000000+00:00"
-
-
-def record(**sources):
-    index = IndexRef(
-        build="0" * 16, checksum={}, chunks={}, documents=0, dimension=8, embedding="a" * 64, chunking="b" * 64
-    )
-    return BuildRecord(index=index, made_at=LATE, avg_len=10.0, sources=sources)
 
 
 def source(as_of=LATE, probe="probenew", **more):
@@ -69,7 +62,7 @@ def test_as_of_never_moves_back_by_a_listing(tmp_path):
 def test_the_lag_is_from_the_change_to_when_the_probe_was_found(tmp_path):
     freshness.write(tmp_path, {"docs": SourceFreshness(EARLY, 600, 1.0, "old"), "wiki": SourceFreshness(EARLY, 3600)})
     freshness.searchable(
-        tmp_path, SPECS, record(docs=source(), wiki=source(probe="w")), at={"docs": 1000.0, "wiki": 1000.0},
+        tmp_path, SPECS, {"docs": source(), "wiki": source(probe="w")}, at={"docs": 1000.0, "wiki": 1000.0},
         began={"docs": 940.5},
     )  # fmt: skip
     known = freshness.read(tmp_path)
@@ -79,7 +72,7 @@ def test_the_lag_is_from_the_change_to_when_the_probe_was_found(tmp_path):
 
 def test_a_probe_that_was_not_found_proves_nothing(tmp_path):
     freshness.write(tmp_path, {"docs": SourceFreshness(EARLY, 600, 1.0, "old")})
-    freshness.searchable(tmp_path, SPECS, record(docs=source()), at={}, began={"docs": 1.0})
+    freshness.searchable(tmp_path, SPECS, {"docs": source()}, at={}, began={"docs": 1.0})
     assert freshness.read(tmp_path)["docs"] == SourceFreshness(EARLY, 600, 1.0, "old")
 
 
@@ -98,7 +91,7 @@ class Service:
 
 
 def wait(service, gone, timeout=5.0):
-    return freshness.wait_until_searchable(service, record(docs=source(probe="new")), gone, timeout, poll=0.001)
+    return freshness.wait_until_searchable(service, {"docs": "new"}, gone, timeout, poll=0.001)
 
 
 def test_it_waits_for_the_new_probe_and_for_the_old_one_to_go():
