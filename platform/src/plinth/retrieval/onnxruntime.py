@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from plinth.core.formats import check_model_file
 from plinth.errors import Corrupt, MissingExtra, NotFound
 from plinth.retrieval.onnx import INPUT, OUTPUT
 from plinth.retrieval.port import Progress, Vectors
+from plinth.retrieval.texts import slices, well_formed
 
-# A slice is what is tokenized at once, and so what bounds the memory for any number of texts.
-SLICE_TEXTS, SLICE_CHARS = 512, 1 << 20
 # Of a text longer than this many characters a token, only the beginning is tokenized.
 CHARS_PER_TOKEN = 64
 _REPORT_EVERY = 64
@@ -73,7 +72,7 @@ class OnnxEmbedder:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         done = 0
         with ThreadPoolExecutor(self.threads, thread_name_prefix="embed") as pool:
-            for start, part in _slices(texts):
+            for start, part in slices(texts):
                 tokens = self._tokens(part)
                 # Longest first: the threads end a slice together.
                 order = sorted(range(len(part)), key=lambda number: -len(tokens[number]))
@@ -90,12 +89,12 @@ class OnnxEmbedder:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text of any length, without the special ones."""
-        return len(self._tokenizer.encode(_clean(text), add_special_tokens=False).ids)
+        return len(self._tokenizer.encode(well_formed(text), add_special_tokens=False).ids)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids, at most `max_tokens` each."""
         limit = self.max_tokens
-        encodings = self._tokenizer.encode_batch_fast([_clean(text[: limit * CHARS_PER_TOKEN]) for text in texts])
+        encodings = self._tokenizer.encode_batch_fast([well_formed(text[: limit * CHARS_PER_TOKEN]) for text in texts])
         ids = (encoding.ids for encoding in encodings)
         return [one if len(one) <= limit else [*one[: limit - 1], self._end] for one in ids]
 
@@ -107,27 +106,6 @@ class OnnxEmbedder:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _slices(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-    """Consecutive texts with the place of the first, bounded in number and in characters."""
-    start = chars = 0
-    for place, text in enumerate(texts):
-        if place > start and (place - start == SLICE_TEXTS or chars + len(text) > SLICE_CHARS):
-            yield start, texts[start:place]
-            start, chars = place, 0
-        chars += len(text)
-    if start < len(texts):
-        yield start, texts[start:]
-
-
-def _clean(text: str) -> str:
-    """A lone surrogate is no character that the tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def _card(folder: Path) -> dict[str, Any]:

@@ -21,8 +21,11 @@ class Embedder(Protocol):
     """An embedding model. Vectors have length 1. Thread-safe."""
 
     name: str
-    dimension: int
     max_tokens: int
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a vector."""
 
     @property
     def digest(self) -> str:
