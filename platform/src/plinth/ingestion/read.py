@@ -15,6 +15,7 @@ from plinth.core.digests import digest_bytes, digest_json
 from plinth.core.privacy import Detector
 from plinth.errors import InvalidInput, MissingExtra, NotFound, RefusedByPolicy, Unavailable
 from plinth.ingestion.chunking import chunk_document
+from plinth.ingestion.known import Known
 from plinth.ingestion.limits import TooLarge
 from plinth.ingestion.port import Count, Listed, Parser, Refused, Source
 from plinth.ingestion.screening import Screen, Screening
@@ -28,25 +29,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a file from the run before.
-
-    Attributes:
-        stamp: The source's stamp of it; "" is unknown.
-        digest: sha256 of its bytes.
-        chunks: Its chunks; none if it was refused.
-        redacted: How much personal data of each kind was taken out.
-        refused: Why it is quarantined, or None.
-    """
-
-    stamp: str
-    digest: str
-    chunks: tuple[Chunk, ...] = ()
-    redacted: Mapping[str, int] = field(default_factory=dict)
-    refused: Refused | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class SourceState:
     """How a source was found.
 
@@ -55,12 +37,14 @@ class SourceState:
         as_of: When the listing that the chunks stand for began, seconds since 1970-01-01 UTC; None if it could not be
             read as a whole, so that what was known stays as old as it was.
         newest: When its newest file was changed, or None.
+        changed_at: When the oldest of the changes that this run read was made, as far as files tell, or None.
         problem: Why it could not be read as a whole, or "".
     """
 
     files: int
     as_of: float | None
     newest: float | None
+    changed_at: float | None = None
     problem: str = ""
 
 
@@ -119,27 +103,29 @@ class Ingestor:
         personal_data: What it finds is replaced by its kind before anything is cut.
         secrets: A file in which it finds something is quarantined.
         screen: Names of the rules that a text breaks by trying to instruct its reader; such a file is quarantined.
+        rules: Digest of what decides about the three above; part of the fingerprint.
         workers: Threads; each may have one parser at work.
         clock: Seconds since 1970-01-01 UTC.
     """
 
     def __init__(
         self, sources: Sequence[tuple[SourceSpec, Source]], parsers: Sequence[Parser], chunking: Chunking, count: Count,
-        personal_data: Detector, secrets: Detector, *, screen: Screen | None = None, workers: int = 2,
-        clock: Callable[[], float] = time.time,
+        personal_data: Detector, secrets: Detector, *, screen: Screen | None = None, rules: str = "",
+        workers: int = 2, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._sources = list(sources)
         self._parsers = by_suffix(parsers)
         self._chunking = chunking
         self._count = count
         self._screening = Screening(personal_data, secrets, screen)
+        self._rules = rules
         self._workers = workers
         self._clock = clock
 
     @property
     def fingerprint(self) -> str:
         """sha256 of how files are read and cut. What an Ingestor of another one knew is no `previous` of this one."""
-        return digest_json([RULES, self._chunking.digest, sorted(self._parsers)])
+        return digest_json([RULES, self._rules, self._chunking.digest, sorted(self._parsers)])
 
     def run(
         self, previous: Mapping[str, Known] | None = None, on_progress: Progress | None = None,
@@ -163,6 +149,7 @@ class Ingestor:
         with ThreadPoolExecutor(self._workers, thread_name_prefix="plinth-ingest") as pool:
             for spec, _ in self._sources:
                 problems: dict[str, str] = {}
+                changes: list[float] = []
                 work = partial(self._read, previous)
                 for task, outcome in zip(tasks[spec.name], pool.map(work, tasks[spec.name]), strict=True):
                     done += 1
@@ -170,9 +157,14 @@ class Ingestor:
                         problems[task.id] = outcome.problem
                     if outcome.known is not None:
                         result.documents[task.id] = outcome.known
-                    result.read += outcome.read
+                    if outcome.read:
+                        result.read += 1
+                        changes.append(task.listed.modified)
                     if on_progress is not None:
                         on_progress(done, total)
+                if changes:
+                    state = result.sources[spec.name]
+                    result.sources[spec.name] = replace(state, changed_at=min(changes))
                 self._keep(spec, previous, problems, result)
         _summarize(result, previous)
         return result
@@ -183,7 +175,7 @@ class Ingestor:
         try:
             tasks = [_Task(spec, source, listed) for listed in source.list()]
         except (NotFound, Unavailable, InvalidInput) as error:
-            result.sources[spec.name] = SourceState(0, None, None, str(error))
+            result.sources[spec.name] = SourceState(0, None, None, problem=str(error))
             return []
         newest = max((task.listed.modified for task in tasks), default=None)
         result.sources[spec.name] = SourceState(len(tasks), began, newest)
@@ -194,17 +186,17 @@ class Ingestor:
     ) -> None:
         """What a source that could not be read as a whole had before stays: absence is not proven."""
         state = result.sources[spec.name]
-        if problems:
-            first = next(iter(problems.values()))
-            problem = first if len(problems) == 1 else f"{first}; and {len(problems) - 1} more"
-            state = result.sources[spec.name] = replace(state, as_of=None, problem=problem)
-        if not state.problem:
+        below = (f"{spec.name}/",) if state.problem else tuple(f"{id}/" for id in problems)
+        if not below:
             return
-        everything = f"{spec.name}/" if not problems else None
-        below = tuple(f"{id}/" for id in problems)
-        for id in previous:
-            if id not in result.documents and id.startswith(everything or below):
-                result.documents[id] = _owned(previous[id], spec)
+        kept = [id for id in previous if id not in result.documents and id.startswith(below)]
+        result.documents.update((id, _owned(previous[id], spec)) for id in kept)
+        # What was never read cannot be out of date: a page that is always away must not make its source stale for ever.
+        stale = [problem for id, problem in problems.items() if id in previous and previous[id].chunks]
+        stale = stale or (list(problems.values()) if kept else [])
+        if stale:
+            problem = stale[0] if len(stale) == 1 else f"{stale[0]}; and {len(stale) - 1} more"
+            result.sources[spec.name] = replace(state, as_of=None, problem=problem)
 
     def _read(self, previous: Mapping[str, Known], task: _Task) -> _Done:
         known = previous.get(task.id)
@@ -215,7 +207,8 @@ class Ingestor:
         except NotFound:
             return _Done(None)
         except Unavailable as error:
-            return _Done(None if known is None else _owned(known, task.spec), problem=str(error))
+            kept = _refused(task, "", error) if known is None else _owned(known, task.spec)
+            return _Done(kept, problem=str(error))
         except (InvalidInput, RefusedByPolicy) as error:
             return _Done(_refused(task, "", error))
         digest = digest_bytes(data)
@@ -262,7 +255,8 @@ def _refused(task: _Task, digest: str, error: InvalidInput | RefusedByPolicy | U
 
 def _quarantined(task: _Task, digest: str, kind: str, reason: str) -> Known:
     refused = Refused(task.spec.name, task.listed.path, digest, kind, reason)
-    return Known(task.listed.stamp, digest, refused=refused)
+    # What could not be read is tried again: the right to read it changes no stamp.
+    return Known(task.listed.stamp if digest else "", digest, refused=refused)
 
 
 def _summarize(result: Ingested, previous: Mapping[str, Known]) -> None:

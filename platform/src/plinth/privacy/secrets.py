@@ -24,6 +24,9 @@ _OWN = (
         r"(?<![\w-])sk-(?:(?:proj|svcacct|admin|ant|or)-)?(?=[A-Za-z_-]{0,60}\d)(?=[\w-]{0,60}[A-Z])[A-Za-z0-9_-]{32,200}"
     )),
     ("npm-token", "npm_", re.compile(r"(?<!\w)npm_[A-Za-z0-9]{36}(?!\w)")),
+    ("npm-token", "_authToken", re.compile(
+        r":_authToken\s{0,3}=\s{0,3}[\"']?[A-Fa-f0-9]{8}(?:-[A-Fa-f0-9]{4}){3}-[A-Fa-f0-9]{12}"
+    )),
     ("google-api-key", "AIza", re.compile(r"(?<!\w)AIza[A-Za-z0-9_-]{35}(?![\w-])")),
     ("huggingface-token", "hf_", re.compile(r"(?<!\w)hf_[A-Za-z0-9]{34,40}(?!\w)")),
     ("slack-token", "xapp-", re.compile(r"(?<!\w)xapp-\d-[A-Z0-9]+-\d+-[a-f0-9]{20,}")),
