@@ -1,4 +1,4 @@
-"""One running assistant: its parts, started and stopped in order. Built when it starts, so importing it does no work."""
+"""One running assistant: its parts, started and stopped in order. Built when it starts: importing it does no work."""
 
 from __future__ import annotations
 

@@ -27,6 +27,13 @@ ERROR = {
     },
 }
 
+REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "description": "Your id for this request; one is made when it is missing or not well-formed.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+}
+
 PREDICT_ERRORS = {
     "400": "The body is broken JSON or nested too deep",
     "403": "A foreign Host or Origin",
@@ -44,27 +51,21 @@ def make_pages(product: ServedProduct, title: str, description: str) -> dict[str
     document = openapi(product, title, description)
     return {
         "/openapi.json": (json.dumps(document, indent=1).encode(), "application/json"),
-        "/": (_page(document).encode(), "text/html; charset=utf-8"),
+        "/": (page(document, "/predict").encode(), "text/html; charset=utf-8"),
     }
 
 
 def openapi(product: ServedProduct, title: str, description: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a product's service."""
     parts = product.openapi()
-    request_id = {
-        "name": "X-Request-ID",
-        "in": "header",
-        "description": "Your id for this request; one is made when it is missing or not well-formed.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
-    }
     predict = {
         "operationId": "predict",
         "summary": "Predict one or many",
-        "parameters": [request_id],
-        "requestBody": {"required": True, "content": _json(parts["request"], parts["example"])},
+        "parameters": [REQUEST_ID],
+        "requestBody": {"required": True, "content": media(parts["request"], parts["example"])},
         "responses": {
-            "200": {"description": "Predictions", "content": _json(parts["answer"], parts["example_answer"])},
-            **{code: {"description": text, "content": _json(ERROR)} for code, text in PREDICT_ERRORS.items()},
+            "200": {"description": "Predictions", "content": media(parts["answer"], parts["example_answer"])},
+            **{code: {"description": text, "content": media(ERROR)} for code, text in PREDICT_ERRORS.items()},
         },
     }
     return {
@@ -72,29 +73,32 @@ def openapi(product: ServedProduct, title: str, description: str) -> dict[str, A
         "info": {"title": title, "description": description, "version": __version__},
         "paths": {
             "/predict": {"post": predict},
-            "/healthz": {"get": _plain("Alive: the process answers")},
-            "/readyz": {"get": _plain("Ready: a release is loaded and the online store can be read; 503 says why not")},
-            "/metrics": {"get": _plain("Metrics in Prometheus's text format")},
-            "/inference-log/flush": {"post": _plain("Write the buffered predictions to the inference log now")},
+            "/healthz": {"get": plain("Alive: the process answers")},
+            "/readyz": {"get": plain("Ready: a release is loaded and the online store can be read; 503 says why not")},
+            "/metrics": {"get": plain("Metrics in Prometheus's text format")},
+            "/inference-log/flush": {"post": plain("Write the buffered predictions to the inference log now")},
         },
     }
 
 
-def _json(schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
-    media: dict[str, Any] = {"schema": schema}
+def media(schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
+    """The content of a JSON body."""
+    described: dict[str, Any] = {"schema": schema}
     if example is not None:
-        media["example"] = example
-    return {"application/json": media}
+        described["example"] = example
+    return {"application/json": described}
 
 
-def _plain(summary: str) -> dict[str, Any]:
+def plain(summary: str) -> dict[str, Any]:
+    """A path without a body."""
     return {"summary": summary, "responses": {"200": {"description": summary}}}
 
 
-def _page(document: dict[str, Any]) -> str:
+def page(document: dict[str, Any], main: str) -> str:
+    """A page for people from an OpenAPI document; the example is that of `POST` to the path `main`."""
     info = document["info"]
     example = json.dumps(
-        document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"], indent=2
+        document["paths"][main]["post"]["requestBody"]["content"]["application/json"]["example"], indent=2
     )
     rows = "".join(
         f"<tr><td>{method.upper()}</td><td>{_path(path, method)}</td><td>{html.escape(operation['summary'])}</td></tr>"
@@ -107,7 +111,8 @@ def _page(document: dict[str, Any]) -> str:
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:3rem auto;padding:0 1rem}"
         "td{padding:.2rem 1rem .2rem 0;vertical-align:top}pre{background:#f4f4f4;padding:1rem;overflow:auto}</style>"
         f"<h1>{html.escape(info['title'])}</h1><p>{html.escape(info['description'])}</p><table>{rows}</table>"
-        '<p>The whole description: <a href="/openapi.json">openapi.json</a>. A request to /predict:</p>'
+        '<p>The whole description: <a href="/openapi.json">openapi.json</a>. A request to '
+        f"{html.escape(main)}:</p>"
         f"<pre>{html.escape(example)}</pre></html>"
     )
 

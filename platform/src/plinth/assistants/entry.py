@@ -1,0 +1,91 @@
+"""What the entry file of an assistant's service is made of: the service of a profile, and the process it runs in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from plinth.assistants.log import answer_sink, redactor
+from plinth.assistants.pages import make_pages
+from plinth.assistants.port import Tools
+from plinth.assistants.service import AnswerService
+from plinth.core.products import Product
+from plinth.errors import PlinthError
+from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.store import Ledger
+from plinth.serving.asgi import App
+from plinth.serving.ledger import LedgerReleases
+from plinth.serving.pyarrow import ParquetRequests
+from plinth.settings import Settings
+from plinth.telemetry import logs, traces
+from plinth.telemetry.answers import AnswerMetrics, AnswerObserver, answer_readings
+
+
+def make_service(product: Product, settings: Settings, artifacts: ArtifactStore, tools: Tools) -> AnswerService:
+    """The service of an assistant in a profile.
+
+    Args:
+        product: The product.
+        settings: Of the profile.
+        artifacts: Where releases keep their configuration.
+        tools: The adapters of the profile.
+
+    Raises:
+        RefusedByPolicy: The product is no assistant.
+        Unavailable: The ledger cannot be opened.
+    """
+    name, folder = product.name, settings.product_dir(product.name)
+    handler = logs.configure(name, settings.log_level)
+    tracing = traces.configure(settings, name)
+
+    def scraped() -> Any:
+        exporter = tracing.exporter
+        return answer_readings(service.stats(), *((exporter.exported, exporter.failed) if exporter else ()))
+
+    def stop_telemetry() -> None:
+        tracing.close()
+        handler.flush()  # uvicorn ends the process by the signal it got: nothing after this is certain to run
+
+    service = AnswerService(
+        product,
+        folder,
+        # create=False: a service reads the ledger, and must neither create nor migrate it.
+        LedgerReleases(Ledger(settings.database_url, create=False), artifacts, name),
+        tools,
+        sink=answer_sink(folder, redactor((tools.secrets, tools.personal_data))),
+        request_sink=ParquetRequests(folder / "requests"),
+        observer=AnswerObserver(name, AnswerMetrics(name, scraped), tracing),
+        pages=make_pages(product.title, product.description),
+        on_stop=stop_telemetry,
+        max_body=product.serving.max_body_bytes,
+        allowed_hosts=(settings.host,),
+    )
+    return service
+
+
+def serve(front: Callable[[], App], module: str, port: int, argv: Sequence[str] | None = None) -> int:
+    """Serve in this process until SIGTERM.
+
+    Args:
+        front: Makes the application.
+        module: Name of the entry file's module, for the help.
+        port: Where to listen unless the command line says something else.
+        argv: The command line; default that of the process.
+
+    Returns:
+        The exit code.
+    """
+    from plinth.serving.uvicorn import bind, run
+
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Serve in this process until SIGTERM.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=port)
+    args = parser.parse_args(argv)
+    try:
+        run(front(), bind(args.host, args.port, setting="PLINTH_SERVICE_PORTS"))
+    except PlinthError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
