@@ -11,13 +11,11 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from plinth.core.answers import UNKNOWN, Usage
-from plinth.core.sentences import sentence_spans
-from plinth.errors import InvalidInput
 from plinth.generation.budget import estimate_prompt, estimate_tokens
+from plinth.generation.passages import Passage, passages, read_prompt
 from plinth.generation.port import Message, Piece, Request
 from plinth.generation.words import terms
 
@@ -25,26 +23,18 @@ Similarity = Callable[[str, Sequence[str]], Sequence[float]]
 """How alike a question and each of some sentences are: cosine of their embeddings."""
 
 MOST_SENTENCES = 3
-_SHORT_LIST = 16
-_SOURCE = re.compile(r'<source id="(\d+)">(.*?)</source>', re.DOTALL)
-_TITLE = re.compile(r"\s*<title>(.*?)</title>", re.DOTALL)
-_QUESTION = re.compile(r"<question>(.*?)</question>", re.DOTALL)
-_FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
-_MARKER = re.compile(r"^\s*(?:[-*+•]\s+|\d{1,3}[.)]\s+|#{1,6}\s+|>\s+)+")
-_ENTITY = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A sentence of a source: where it stands, and what it is about (`context`: its title and headings)."""
-
-    source: int
-    rank: int
-    position: int
-    text: str
-    code: bool
-    terms: tuple[str, ...]
-    context: frozenset[str]
+_SHORT_LIST = 16  # embedding so many takes about 30 ms of one core
+_CONTEXT = 0.8  # of a word's weight, where it stands in the title or the line that leads in, and not in the sentence
+_HOW = re.compile(r"\bhow (?:do|can|to|would|should)\b|\b(?:command|option|flag|setting)s?\b", re.IGNORECASE)
+_COUNT = re.compile(
+    r"\bhow (?:many|much|long|often|fast|large|big|old|far)\b|\bwh(?:en|ich version|at (?:port|year|version))\b",
+    re.IGNORECASE,
+)
+_WHAT = re.compile(r"^\W*(?:what|who)(?:'s| is| are| was| were| does| do)\b|^\W*(?:define|explain)\b", re.IGNORECASE)
+_DEFINES = re.compile(
+    r"\b(?:is|are|was|means|provides?|lets|allows?|helps|gives|describes?|holds?)\b|^An? ", re.IGNORECASE
+)
 
 
 class ExtractiveGenerator:
@@ -60,104 +50,88 @@ class ExtractiveGenerator:
         self._similarity = similarity
 
     async def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """As Generator.stream: a sentence a piece.
+        """As Generator.stream: a sentence a piece; tokens are estimated.
 
         Raises:
             InvalidInput: There is no `<question>` in the messages.
         """
         # Embedding takes milliseconds of a core: not those of the event loop.
         said = await asyncio.to_thread(self.sentences, request.messages)
-        prompt_tokens = estimate_prompt(request.messages)
         spent = 0
         for number, sentence in enumerate(said):
-            spent += estimate_tokens(sentence)
-            if number and spent > request.max_tokens:
-                spent -= estimate_tokens(sentence)
+            tokens = estimate_tokens(sentence)
+            if number and spent + tokens > request.max_tokens:
                 break
+            spent += tokens
             yield Piece(("\n\n" if number else "") + sentence)
-        yield Piece("", Usage(prompt_tokens, spent, estimated=True), self.name)
+        yield Piece("", Usage(estimate_prompt(request.messages), spent, estimated=True), self.name)
 
     def sentences(self, messages: Sequence[Message]) -> list[str]:
         """The sentences of the answer with their citations."""
-        question, candidates = _read(messages)
+        question, sources = read_prompt(messages)
         wanted = list(dict.fromkeys(terms(question)))
-        if not wanted or not candidates:
+        found = [passage for source in sources for passage in passages(source)]
+        if not wanted or not found:
             return [UNKNOWN]
-        scored = self._scores(question, wanted, candidates)
-        chosen = _choose(scored)
-        return [_quoted(candidate) for candidate in chosen] or [UNKNOWN]
+        chosen = _choose(self._scores(question, wanted, found))
+        return [passage.quoted() for passage in chosen] or [UNKNOWN]
 
-    def _scores(
-        self, question: str, wanted: Sequence[str], candidates: Sequence[_Candidate]
-    ) -> list[tuple[float, _Candidate]]:
-        weights = _weights(wanted, candidates)
-        lexical = sorted(((_overlap(weights, each), each) for each in candidates), key=lambda pair: -pair[0])
+    def _scores(self, question: str, wanted: Sequence[str], found: Sequence[Passage]) -> list[tuple[float, Passage]]:
+        weights = _weights(wanted, found)
+        scored = [(_overlap(weights, passage), passage) for passage in found]
+        scored = [(overlap + _fit(question, weights, passage), passage) for overlap, passage in scored]
+        scored.sort(key=lambda pair: (-pair[0], pair[1].rank, pair[1].position))
         if self._similarity is None:
-            return lexical
-        short = lexical[:_SHORT_LIST]
-        alike = self._similarity(question, [each.text for _, each in short])
-        return [((score + max(0.0, cosine)) / 2, each) for (score, each), cosine in zip(short, alike, strict=True)]
+            return scored
+        short = scored[:_SHORT_LIST]
+        alike = self._similarity(question, [passage.in_context for _, passage in short])
+        return [
+            ((score + max(0.0, cosine)) / 2, passage) for (score, passage), cosine in zip(short, alike, strict=True)
+        ]
 
 
-def _read(messages: Iterable[Message]) -> tuple[str, list[_Candidate]]:
-    text = "\n".join(message.content for message in messages if message.role == "user")
-    questions = _QUESTION.findall(text)
-    if not questions:
-        raise InvalidInput("the prompt holds no <question>", where="extractive-1", hint="check the template `answer`")
-    candidates: list[_Candidate] = []
-    for rank, (number, content) in enumerate(_SOURCE.findall(text)):
-        title = _TITLE.match(content)
-        body = content[title.end() :] if title else content
-        context = frozenset(terms(_plain(title[1]))) if title else frozenset()
-        candidates += _candidates(int(number), rank, body, context)
-    return _plain(questions[-1]).strip(), candidates
-
-
-def _candidates(number: int, rank: int, body: str, context: frozenset[str]) -> list[_Candidate]:
-    fenced = [match.span() for match in _FENCED.finditer(body)]
-    found = []
-    for position, (start, end) in enumerate(sentence_spans(body)):
-        raw = body[start:end]
-        code = any(left <= start < right for left, right in fenced)
-        if (raw.startswith("#") and not code) or set(raw) <= set("|-: \n"):
-            continue
-        text = " ".join(_MARKER.sub("", _plain(raw)).split()) if not code else _plain(raw).strip()
-        if words := tuple(terms(text)):
-            found.append(_Candidate(number, rank, position, text, code, words, context))
-    return found
-
-
-def _weights(wanted: Sequence[str], candidates: Sequence[_Candidate]) -> dict[str, float]:
-    """How much each word of the question says, by how few sentences have it; the weights add up to 1."""
-    counts = Counter(term for each in candidates for term in set(each.terms))
-    raw = {term: math.log(1 + (len(candidates) + 0.5) / (counts[term] + 0.5)) for term in wanted}
+def _weights(wanted: Sequence[str], found: Sequence[Passage]) -> dict[str, float]:
+    """How much each word of the question says, by how few passages have it; the weights add up to 1."""
+    counts = Counter(term for passage in found for term in passage.terms)
+    raw = {term: math.log(1 + (len(found) + 0.5) / (counts[term] + 0.5)) for term in wanted}
     total = sum(raw.values())
     return {term: weight / total for term, weight in raw.items()}
 
 
-def _overlap(weights: dict[str, float], candidate: _Candidate) -> float:
-    own = set(candidate.terms)
-    score = sum(
-        weight if term in own else weight / 2 if term in candidate.context else 0.0 for term, weight in weights.items()
+def _overlap(weights: dict[str, float], passage: Passage) -> float:
+    return sum(
+        weight if term in passage.terms else weight * _CONTEXT if term in passage.context else 0.0
+        for term, weight in weights.items()
     )
-    return score * (1.0 - 0.02 * candidate.rank)
 
 
-def _choose(scored: list[tuple[float, _Candidate]]) -> list[_Candidate]:
+def _fit(question: str, weights: dict[str, float], passage: Passage) -> float:
+    """Whether it is the kind of sentence that answers the kind of question, and where it stands."""
+    fit = -0.02 * passage.rank
+    if _HOW.search(question):
+        fit += 0.1 if passage.code or "`" in passage.text else 0.0
+    elif passage.code:
+        fit -= 0.15
+    if _COUNT.search(question) and re.search(r"\d", passage.text):
+        fit += 0.1
+    if _WHAT.match(question) and _DEFINES.search(" ".join(passage.text.split()[:8])):
+        fit += 0.1
+    if len(passage.terms - weights.keys()) < 2:
+        fit -= 0.2  # it repeats the question and says nothing more
+    elif passage.text.endswith(":") or (len(passage.terms) < 4 and not passage.code):
+        fit -= 0.1
+    return fit
+
+
+def _choose(scored: list[tuple[float, Passage]]) -> list[Passage]:
     ranked = sorted(scored, key=lambda pair: (-pair[0], pair[1].rank, pair[1].position))
     best = ranked[0][0]
-    if best < 0.4:
+    if best < 0.45:
         return []
-    chosen = [each for score, each in ranked[:MOST_SENTENCES] if score >= 0.8 * best]
-    return sorted(chosen, key=lambda each: (each.rank, each.position))
-
-
-def _quoted(candidate: _Candidate) -> str:
-    """The sentence with its citation before the full stop, so that both stay together wherever sentences are cut."""
-    text = f"`{candidate.text}`" if candidate.code else candidate.text.rstrip(" .:;")
-    return f"{text} [{candidate.source}]."
-
-
-def _plain(text: str) -> str:
-    """The guardrails' `as_data`, undone."""
-    return re.sub(r"&(?:lt|gt|amp);", lambda match: _ENTITY[match[0]], text)
+    chosen: list[Passage] = []
+    for score, passage in ranked:
+        if score < 0.9 * best or len(chosen) == MOST_SENTENCES:
+            break
+        if all(len(passage.terms & other.terms) < 0.6 * len(passage.terms) for other in chosen):
+            chosen.append(passage)
+    return sorted(chosen, key=lambda passage: (passage.rank, passage.position))
