@@ -8,7 +8,7 @@ TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
     "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
     "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
-    "jinja2",
+    "jinja2", "qdrant_client", "qdrant_edge",
     "detect_secrets", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
 )  # fmt: skip
 ELSEWHERE = {
@@ -33,6 +33,7 @@ ELSEWHERE = {
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
     "pipelines/prefect.py": {"httpx"},  # Prefect's client raises its errors
+    "retrieval/bm25.py": {"qdrant_edge"},  # the engine's own encoder, for both stores
     "retrieval/minilm.py": {"safetensors"},  # the weights it is made of
     "retrieval/onnxruntime.py": {"tokenizers"},  # the model's tokenizer, beside it
     "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
