@@ -65,6 +65,9 @@ class Words:
 
     encode_query = encode_document
 
+    def length(self, text):
+        return float(len(words(text)))
+
 
 class MemoryIndex:
     def __init__(self, build, dimension, points):

@@ -8,7 +8,6 @@ Nothing here touches what serves: a build serves when a release that pins it is 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,8 +45,6 @@ from plinth.retrieval.port import Embedder, Point, Progress, SparseEncoder, Spar
 SLICE = 512
 """Chunks that are embedded, kept in the cache and added as one."""
 
-_WORD = re.compile(r"\w+")
-
 
 @dataclass(frozen=True)
 class Engine:
@@ -83,9 +80,9 @@ class Built:
     made: bool
 
 
-def average_length(chunks: Iterable[Chunk]) -> float:
-    """The average length of chunks in words, in steps of a tenth: a small change of the corpus changes no vector."""
-    lengths = [len(_WORD.findall(chunk.indexed_text)) for chunk in chunks]
+def average_length(chunks: Iterable[Chunk], length: Callable[[str], float]) -> float:
+    """The average length of chunks, in steps of a tenth: a small change of the corpus changes no sparse vector."""
+    lengths = [length(chunk.indexed_text) for chunk in chunks]
     mean = max(1.0, sum(lengths) / len(lengths)) if lengths else 1.0
     return round(1.1 ** round(math.log(mean, 1.1)), 6)
 
@@ -135,7 +132,7 @@ def make_build(
     Raises:
         Unavailable: The disk is full, or a server does not answer. What was embedded is kept for the next try.
     """
-    avg_len = average_length(contents.chunks)
+    avg_len = average_length(contents.chunks, engine.sparse(1.0).length)
     ref = reference(contents.chunks, engine.embedder, chunking, avg_len)
     folder = build_folder(state, ref.build)
     complete = engine.store.builds().get(ref.build, False)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plinth.assistants.records import SourceRecord, write_json
+from plinth.assistants.records import BuildRecord, SourceRecord, write_json
 from plinth.core.assistants import SourceSpec
 from plinth.core.corpus import PROBE_TENANT, Chunk, checksum
 from plinth.core.digests import digest_json
@@ -197,13 +197,36 @@ def wait_until_searchable(
     return found
 
 
-def watch(ledger: Ledger, product: str, state: Path, specs: Sequence[SourceSpec]) -> dict[str, str]:
+def of_serving(known: Mapping[str, SourceFreshness], serving: BuildRecord | None) -> dict[str, SourceFreshness]:
+    """What is known, of the build that serves: another one than was measured (after a rollback) is as old as it is."""
+    found = dict(known)
+    for name, held in serving.sources.items() if serving else ():
+        entry = known.get(name)
+        if entry is not None and entry.probe and entry.probe != held.probe:
+            found[name] = SourceFreshness(held.as_of, entry.objective_seconds, None, held.probe, held.away)
+    return found
+
+
+def watch(
+    ledger: Ledger,
+    product: str,
+    state: Path,
+    specs: Sequence[SourceSpec],
+    known: Mapping[str, SourceFreshness] | None = None,
+) -> dict[str, str]:
     """Look whether sources are beyond their objectives: one event a breach, one a recovery, whoever looks how often.
+
+    Args:
+        ledger: Keeps the events.
+        product: The product's name.
+        state: Its state folder.
+        specs: Its sources, with their objectives.
+        known: What is known; default what was written.
 
     Returns:
         Source to why it is late.
     """
-    known, now = read(state), datetime.now(UTC)
+    known, now = read(state) if known is None else known, datetime.now(UTC)
     late = {}
     for spec in specs:
         entry = known.get(spec.name)

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -174,6 +175,14 @@ def kept(manifests: Iterable[ReleaseManifest]) -> dict[str, IndexRef]:
         for manifest in manifests
         if manifest.assistant is not None
     }
+
+
+def read_checks(state: Path, build: str) -> list[dict[str, Any]] | None:
+    """What the last checks of a build found: `{"check", "passed", "reason"}` each; None where it was never checked."""
+    try:
+        return list(json.loads((build_folder(state, build) / CHECKS).read_bytes())["checks"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def forget(state: Path, build: str) -> None:

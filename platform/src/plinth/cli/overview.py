@@ -29,6 +29,7 @@ COMMANDS = {
         "predict",
         "Ask a product's running service for predictions: one given by KEY=VALUE, many from a file.",
     ),
+    "index": ("index", "Index builds of an assistant: build, list, status, promote, diff."),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
     "release": ("release", "Immutable releases: list, show, diff, card, promote, roll back."),
     "rollback": (

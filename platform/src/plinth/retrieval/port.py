@@ -62,6 +62,9 @@ class SparseEncoder(Protocol):
     def encode_query(self, text: str) -> SparseVector:
         """Weight 1 for each term."""
 
+    def length(self, text: str) -> float:
+        """Words of a text that count: its length in the unit of the average that the encoder is made with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
