@@ -51,7 +51,7 @@ class Output:
 
         table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
-            table.add_row(*("" if cell is None else _harmless(str(cell)) for cell in row))
+            table.add_row(*("" if cell is None else harmless(str(cell)) for cell in row))
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160, markup=False)
         with console.capture() as shown:  # written by us: rich exits with 1 where the reader went away
             console.print(table)
@@ -84,5 +84,6 @@ class Output:
             yield progress
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """Text from elsewhere without signs that would steer the terminal."""
     return "".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text)

@@ -29,6 +29,12 @@ COMMANDS = {
         "predict",
         "Ask a product's running service for predictions: one given by KEY=VALUE, many from a file.",
     ),
+    "ask": ("ask", "Ask an assistant's running service; the answer comes with citations."),
+    "trace": (
+        "trace",
+        "Everything an answer was made of: release, chunks, documents, prompts, guardrails, approver, cost.",
+    ),
+    "tenant": ("tenant", "Tenants of an assistant: add, list."),
     "index": ("index", "Index builds of an assistant: build, list, status, promote, diff."),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
     "release": ("release", "Immutable releases: list, show, diff, card, promote, roll back."),
@@ -48,7 +54,7 @@ COMMANDS = {
     "fsck": ("fsck", "Check every invariant across ledger, artefacts, registry, features, services and logs."),
     "gc": (
         "fsck",
-        "Retire old releases and delete artefacts that none needs; says what it would do, until --apply.",
+        "Retire old releases, delete what none needs; says what it would do, until --apply.",
     ),
     "audit": ("audit", "The audit log, a hash chain over every decision and effect: tail, verify, export."),
     "demo": ("demo", "Run a product's story: train, serve, watch, retrain, release, roll back."),

@@ -145,13 +145,13 @@ def _call(url: str, path: str, payload: Any = None, request_id: str | None = Non
         with opener.open(request, timeout=TIMEOUT) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
-        raise _refused(error.code, error.read(), url + path) from None
+        raise refused(error.code, error.read(), url + path) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise Unavailable(f"the service does not answer: {reason}", where=url, hint=UP) from error
 
 
-def _refused(status: int, body: bytes, where: str) -> Exception:
+def refused(status: int, body: bytes, where: str) -> Exception:
     """The service's error as one of ours, so that it gets the exit code and the words it deserves."""
     import json
 
