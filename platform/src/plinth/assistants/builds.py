@@ -8,6 +8,7 @@ Nothing here touches what serves: a build serves when a release that pins it is 
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -137,6 +138,7 @@ def make_build(
     folder = build_folder(state, ref.build)
     complete = engine.store.builds().get(ref.build, False)
     if complete and (folder / BUILD).is_file():
+        os.utime(folder / BUILD)  # found again is as good as made: gc leaves what is young
         return Built(read_build(folder), made=False)
     cache = VectorCache(state / "cache" / "vectors", ref.embedding)
     embedded = 0

@@ -32,7 +32,7 @@ def register(groups: Groups) -> None:
     command = groups.command(
         "gc",
         gc,
-        help="Retire old releases and delete artefacts that none needs; says what it would do, until --apply.",
+        help="Retire old releases, delete what none needs; says what it would do, until --apply.",
         example="plinth gc --grace 30d",
     )
     command.add_argument("--apply", action="store_true", help="do it")
@@ -76,16 +76,18 @@ def fsck(args: Namespace, out: Output) -> int:
 
 def gc(args: Namespace, out: Output) -> None:
     """Handler of `gc`."""
+    from plinth.runtime.index_retention import has_builds
     from plinth.runtime.retention import collect
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
     ledger, settings = platform.ledger, platform.settings
     folders = {path.name: path for path in (settings.state_dir / "products").glob("*") if path.is_dir()}
+    indexes = {name: platform.assistants.store(name) for name, folder in folders.items() if has_builds(folder)}
     with _progress(out) as tell:
         done = collect(
             ledger, platform.artifacts, folders, actor=platform.actor, apply=args.apply,
-            grace=_grace(args.grace), keep=args.keep, on_progress=tell,
+            grace=_grace(args.grace), keep=args.keep, indexes=indexes, on_progress=tell,
         )  # fmt: skip
     out.data(
         {
@@ -94,11 +96,13 @@ def gc(args: Namespace, out: Output) -> None:
             "retired": [{"digest": b.digest, "product": b.product, "status": b.status} for b in done.retired],
             "artifacts": done.artifacts,
             "others": done.others,
+            "builds": [{"product": p, "build": build, "bytes": size} for (p, build), size in done.builds.items()],
             "bytes": done.freed,
         }
     )
     rows = [["release", bundle.digest[:12], f"{bundle.product}, {bundle.status}", ""] for bundle in done.retired]
     rows += [["artefact", digest[:12], "", _size(size)] for digest, size in done.artifacts.items()]
+    rows += [["index", build, product, _size(size)] for (product, build), size in done.builds.items()]
     rows += [["file", path, "", _size(size)] for path, size in done.others.items()]
     if rows:
         out.table(["what", "name", "of", "size"], rows)

@@ -7,9 +7,9 @@ makes a release serve refuses a retired one: whichever comes first, nothing ever
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -38,8 +38,10 @@ class Bundle:
     role: Role
     recorded_at: str
     artifacts: Mapping[str, str]
-    model: tuple[str, str, str]
-    """Name, version and run of its model in the registry."""
+    model: tuple[str, str, str] | None = None
+    """Name, version and run of its model in the registry; None of an assistant's."""
+    index: str = ""
+    """An assistant's index build; "" of a model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,11 @@ def _bundles(connection: sa.Connection) -> list[Bundle]:
         role = "serving" if row.digest in serving else "candidate" if row.digest in rolled else role
         try:
             manifest = json.loads(row.manifest)
-            model = manifest["model"]
             found.append(
                 Bundle(
                     row.digest, row.product, row.status, role,
                     max(row.created_at, recorded.get(row.digest, "")), dict(manifest["artifacts"]),
-                    (str(model["name"]), str(model["version"]), str(model["run_id"])),
+                    *_pinned(manifest),
                 )
             )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
@@ -91,6 +92,13 @@ def _bundles(connection: sa.Connection) -> list[Bundle]:
                 f"the manifest of release {row.digest[:12]} cannot be read", where="ledger", hint="plinth fsck"
             ) from error
     return found
+
+
+def _pinned(manifest: Mapping[str, Any]) -> tuple[tuple[str, str, str] | None, str]:
+    if "assistant" in manifest:
+        return None, str(manifest["assistant"]["index"]["build"])
+    model = manifest["model"]
+    return (str(model["name"]), str(model["version"]), str(model["run_id"])), ""
 
 
 class Retention:
@@ -172,6 +180,32 @@ class Retention:
             }
             freed = {digest: store.collect(digest, before) for digest in wanted if digest not in needed}
         return {digest: size for digest, size in freed.items() if size}
+
+    def builds(self, product: str) -> set[str]:
+        """The index builds of a product's releases that are kept."""
+        return {one.bundle.index for one in self.kept().values() if one.bundle.product == product and one.bundle.index}
+
+    def collect_build(self, product: str, build: str, drop: Callable[[str], None], actor: str) -> bool:
+        """Drop an index build unless a release needs it. No release can be registered meanwhile, as in `collect`.
+
+        Args:
+            product: Whose.
+            build: Its id.
+            drop: Deletes it; what it was killed in must be found again by the next collection.
+            actor: Who collects.
+        """
+        with self._ledger.write() as connection:
+            kept = self._kept(connection)
+            needed = {
+                bundle.index
+                for bundle in _bundles(connection)
+                if bundle.product == product and (bundle.digest in kept or bundle.status in {"accepted", "drill"})
+            }
+            if build in needed:
+                return False
+            self._ledger.seal(connection, actor, "index.collect", product, {"build": build})
+            drop(build)
+        return True
 
     def _kept(self, connection: sa.Connection) -> dict[str, Kept]:
         found = _bundles(connection)

@@ -85,6 +85,8 @@ class Repairs:
         return True
 
     def _copy(self, fault: Fault) -> bytes | None:
+        if fault.bundle.model is None:  # an assistant's configuration is nowhere else
+            return None
         model, version, run = fault.bundle.model
         registry = self._platform.registry
         try:

@@ -3,14 +3,14 @@
 The order makes a kill at any point harmless: first releases are retired, each in a transaction, so that nothing can
 serve them; then artefacts that no other release needs are deleted; what a kill left is found by the next run. A file is
 deleted only when nobody stored it for the grace period: a pipeline that makes a release of an artefact which is stored
-already renews its time before it registers the release.
+already renews its time before it registers the release. Index builds that no release needs go last, in the same way.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from plinth.ledger.artifacts import COLLECTING, ArtifactStore
 from plinth.ledger.retention import KEEP, Bundle, Retention
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
+from plinth.retrieval.port import VectorStore
+from plinth.runtime.index_retention import collect_builds, spare_builds
 
 GRACE_SECONDS = 7 * 86_400
 LEAST_GRACE_SECONDS = 3600
@@ -41,6 +43,7 @@ class Collection:
         retired: Releases that can serve no more.
         artifacts: Digest to bytes of artefacts that no release needs.
         others: Path to bytes of what killed processes left and of request logs of generations long over.
+        builds: Product and id to bytes of index builds that no release needs.
     """
 
     applied: bool
@@ -48,11 +51,12 @@ class Collection:
     retired: tuple[Bundle, ...]
     artifacts: dict[str, int]
     others: dict[str, int]
+    builds: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def freed(self) -> int:
         """Bytes."""
-        return sum(self.artifacts.values()) + sum(self.others.values())
+        return sum(self.artifacts.values()) + sum(self.others.values()) + sum(self.builds.values())
 
 
 def collect(
@@ -64,6 +68,7 @@ def collect(
     apply: bool = False,
     grace: float = GRACE_SECONDS,
     keep: int = KEEP,
+    indexes: Mapping[str, VectorStore] | None = None,
     now: float | None = None,
     on_progress: Progress | None = None,
 ) -> Collection:
@@ -81,6 +86,7 @@ def collect(
         apply: Do it.
         grace: Seconds; an hour at least.
         keep: 3 at least.
+        indexes: Product to its vector store, of assistants.
         now: Seconds since 1970; default this moment.
         on_progress: Told of batches of artefacts.
 
@@ -109,6 +115,7 @@ def collect(
     others = dict(_leftovers(store, before))
     for product, folder in folders.items():
         others |= _request_logs(ledger, product, folder, before)
+    builds = _index_builds(retention, indexes or {}, folders, before, actor if apply else "")
     if apply and others:
         names = ["/".join(path.parts[-3:]) for path in others]
         ledger.append_audit(actor, "files.collect", "files", {"files": names[:BATCH], "count": len(names)})
@@ -117,7 +124,7 @@ def collect(
     return Collection(
         apply, {digest: one.why for digest, one in kept.items()},
         tuple(bundle for bundle in due if bundle.status in {"accepted", "drill"}), spare,
-        {str(path): size for path, size in others.items()},
+        {str(path): size for path, size in others.items()}, builds,
     )  # fmt: skip
 
 
@@ -136,6 +143,18 @@ def _collected(
         tell("artefacts", start, len(digests))
         freed |= retention.collect(store, digests[start : start + BATCH], before, actor)
     return freed
+
+
+def _index_builds(
+    retention: Retention, indexes: Mapping[str, VectorStore], folders: Mapping[str, Path], before: float, actor: str
+) -> dict[tuple[str, str], int]:
+    """The spare builds of every product; deleted where there is an actor."""
+    found: dict[tuple[str, str], int] = {}
+    for product, store in indexes.items():
+        spare = spare_builds(retention, store, product, folders[product], before)
+        gone = collect_builds(retention, store, product, folders[product], spare, actor) if actor and spare else spare
+        found |= {(product, build): spare[build] for build in gone}
+    return found
 
 
 def _old(path: Path, before: float) -> int:
