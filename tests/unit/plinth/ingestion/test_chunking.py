@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,7 +48,7 @@ def test_a_long_block_is_cut_at_sentences_and_repeats_the_end_of_the_piece_befor
     text = " ".join(f"Sentence number {number} is here." for number in range(12))
     chunks = cut(Block(text))
     assert len(chunks) > 2
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in pairwise(chunks):
         assert sentences(before.text)[-1] == sentences(after.text)[0]
     assert all(sentence in text for chunk in chunks for sentence in sentences(chunk.text))
 
