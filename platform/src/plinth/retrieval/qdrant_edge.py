@@ -318,6 +318,8 @@ def _finish(engine: Any, path: Path) -> None:
         engine.optimize()
         engine.flush()
         engine.close()
+    # The first opening tidies up (it takes its journals away); after it the files stay as they are.
+    _load(path).close()
 
 
 @contextmanager
