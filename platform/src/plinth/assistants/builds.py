@@ -35,7 +35,7 @@ from plinth.assistants.records import (
 from plinth.assistants.records import kept as kept  # what fsck and gc ask for
 from plinth.assistants.records import read_build as read_build
 from plinth.assistants.vectors import VectorCache
-from plinth.core.assistants import Chunking, IndexRef
+from plinth.core.assistants import IndexRef
 from plinth.core.corpus import PROBE_TENANT, Chunk, checksum
 from plinth.core.digests import digest_json
 from plinth.core.failpoints import failpoint
@@ -88,14 +88,14 @@ def average_length(chunks: Iterable[Chunk], length: Callable[[str], float]) -> f
     return round(1.1 ** round(math.log(mean, 1.1)), 6)
 
 
-def reference(chunks: Sequence[Chunk], embedder: Embedder, chunking: Chunking, avg_len: float) -> IndexRef:
+def reference(chunks: Sequence[Chunk], embedder: Embedder, chunking: str, avg_len: float) -> IndexRef:
     """What a build of these chunks is, by content: the id, and what it is checked against."""
     tenants: dict[str, list[Chunk]] = {}
     for chunk in chunks:
         tenants.setdefault(chunk.tenant, []).append(chunk)
     sums = {tenant: checksum(own) for tenant, own in sorted(tenants.items())}
     made_of = {
-        "schema": 1, "embedding": embedder.digest, "dimension": embedder.dimension, "chunking": chunking.digest,
+        "schema": 1, "embedding": embedder.digest, "dimension": embedder.dimension, "chunking": chunking,
         "sparse": {"avg_len": avg_len}, "tenants": sums,
     }  # fmt: skip
     return IndexRef(
@@ -105,7 +105,7 @@ def reference(chunks: Sequence[Chunk], embedder: Embedder, chunking: Chunking, a
         documents=len({(chunk.tenant, chunk.document) for chunk in chunks if chunk.tenant != PROBE_TENANT}),
         dimension=embedder.dimension,
         embedding=embedder.digest,
-        chunking=chunking.digest,
+        chunking=chunking,
     )
 
 
@@ -113,7 +113,7 @@ def make_build(
     state: Path,
     contents: Contents,
     engine: Engine,
-    chunking: Chunking,
+    chunking: str,
     *,
     previous: BuildRecord | None = None,
     run: str = "",
@@ -125,7 +125,7 @@ def make_build(
         state: The product's state folder.
         contents: What goes in.
         engine: What it is made with.
-        chunking: How the chunks were cut.
+        chunking: Digest of how the chunks were cut.
         previous: A complete build whose vectors may be used again, where the embedding model is the same.
         run: The pipeline run that makes it.
         on_progress: Told how many chunks are in.

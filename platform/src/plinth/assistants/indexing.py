@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from plinth.assistants.builds import Engine, alone, make_build
+from plinth.assistants.builds import Contents, Engine, alone, make_build
 from plinth.assistants.checks import Check, check_build
 from plinth.assistants.contents import Before, Read, read_sources, unchanged
 from plinth.assistants.port import Tools
@@ -159,10 +159,41 @@ def index_sources(
         tell = PROGRESS.get()
         read = read_sources(wanted, ingestor, engine.store, before, lambda done, total: tell("reading", done, total))
         built = make_build(
-            state, read.contents, engine, spec.chunking, previous=before.record if before else None, run=run,
+            state, read.contents, engine, spec.chunking.digest, previous=before.record if before else None, run=run,
             on_progress=lambda done, total: tell("indexing", done, total),
         )  # fmt: skip
     return Indexed(built.record, built.made, read)
+
+
+def index_without_deleted(
+    tools: BuildTools, ledger: Ledger, product: Product, state: Path, serving: BuildRecord, *, run: str = ""
+) -> BuildRecord:
+    """The build that serves, without the tenants that were deleted: no source is read, nothing is embedded.
+
+    Raises:
+        Conflict: Another build of the product is being made.
+        PlinthError: The build that serves cannot be read.
+    """
+    gone = deleted_tenants(ledger, product.name)
+    sources = {name: held for name, held in serving.sources.items() if held.tenant not in gone}
+    with alone(state):
+        engine = engine_of(tools, product.name, product.answers())
+        before = Before.of(state, serving)
+        index = engine.store.open(serving.index.build)
+        try:
+            chunks = [
+                point.chunk
+                for point in index.points()
+                if point.chunk.tenant not in gone and point.chunk.source in sources
+            ]
+        finally:
+            index.close()
+        documents = {id: entry for id, entry in before.documents.items() if id.partition("/")[0] in sources}
+        contents = Contents(
+            chunks, sources, tuple(refused for refused in serving.refused if refused.source in sources),
+            {"fingerprint": before.fingerprint, "documents": documents},
+        )  # fmt: skip
+        return make_build(state, contents, engine, serving.index.chunking, previous=serving, run=run).record
 
 
 def _before(state: Path, engine: Engine, sources: Sequence[SourceSpec], serving: BuildRecord | None) -> Before | None:

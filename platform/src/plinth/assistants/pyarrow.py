@@ -59,6 +59,36 @@ def without_tenant(path: Path, tenant: str) -> int:
     return len(rows) - len(kept)
 
 
+def drop_rows(path: Path, column: str, value: str) -> int:
+    """Write a Parquet file again without the rows whose column has a value; returns how many there were.
+
+    A file of nothing else is deleted.
+
+    Raises:
+        Corrupt: It cannot be read.
+        Unavailable: The disk is full.
+    """
+    pq = _parquet()
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        table = pq.ParquetFile(path).read()  # not read_table: a folder's name is no column of this file
+    except (pa.ArrowException, OSError) as error:
+        raise Corrupt(f"the file cannot be read: {error}", where=str(path)) from error
+    if column not in table.column_names:
+        return 0
+    kept = table.filter(pc.or_kleene(pc.not_equal(table[column], value), pc.is_null(table[column])))
+    gone = int(table.num_rows - kept.num_rows)
+    if gone and kept.num_rows:
+        buffer = io.BytesIO()
+        pq.write_table(kept, buffer, compression="zstd")
+        write_file(path, buffer.getvalue())
+    elif gone:
+        path.unlink(missing_ok=True)
+    return gone
+
+
 def _row(chunk: Chunk) -> dict[str, Any]:
     return {
         "id": chunk.id, "content_digest": chunk.content_digest, "document": chunk.document, "version": chunk.version,

@@ -13,7 +13,7 @@ from plinth.core.assistants import Chunking
 from plinth.core.privacy import Finding
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, RefusedByPolicy, Unavailable
 
-CHUNKING = Chunking()
+CHUNKING = Chunking().digest
 SOURCES = {"docs": records.SourceRecord(as_of="2026-01-01T00:00:00+00:00", documents=1, chunks=1)}
 
 
@@ -68,7 +68,7 @@ def test_another_model_or_chunking_gives_another_build(engine):
     ids = {
         builds.reference(chunks, embedder, chunking, 10.0).build
         for embedder in (CountingEmbedder(), CountingEmbedder(seed="b"), CountingEmbedder(dimension=32))
-        for chunking in (CHUNKING, Chunking(max_tokens=100))
+        for chunking in (CHUNKING, Chunking(max_tokens=100).digest)
     }
     assert len(ids) == 6
 
