@@ -18,7 +18,7 @@ LINK = re.compile(
 MARKUP = re.compile(
     r"!\[|<\s*/?\s*(?:img|a|script|iframe|object|embed|link|style|svg|video|audio|form|input|meta|base|body|html|picture"
     r"|source|image|math|details|button|textarea)\b(?=[\s/>])[^>]*>?|\bon\w{3,20}\s*=\s*[\"']|^\s*\[[^\]]{1,80}\]:\s*\S+"
-    r"|\]\[[^\]]{1,80}\]\(|\]\(\s*<",
+    r"|\]\[[^\]]{1,80}\]\(|\]\(\s*<|\b(?:javascript|vbscript):\S|\bdata:[a-z]{1,20}/\S",
     re.IGNORECASE | re.MULTILINE,
 )
 _TARGET = re.compile(r"\]\(\s*([^)\s]{1,2000})")
