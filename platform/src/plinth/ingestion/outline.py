@@ -41,7 +41,7 @@ class Outline:
             return
         while self._path and self._path[-1][0] >= level:
             self._path.pop()
-        if not self._title and level == 1 and not self._blocks and not self._path:
+        if not self._title and level == 1 and not self._path:
             self._title = text
         self._path.append((level, text))
         self._bare = True
