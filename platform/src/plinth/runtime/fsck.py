@@ -1,7 +1,8 @@
 """`plinth fsck`: the one checker of what must hold in every store, for operators, CI and the tests that kill processes.
 
-Each part can be checked without a platform: the ledger, the artefacts, the model registry, the online features, the
-running services, the logs. What was looked at while somebody moved it is looked at again before it is called wrong.
+Each part can be checked without a platform: the ledger, the artefacts, the registries, the online features, what
+assistants pin, the running services, the logs. What was looked at while somebody moved it is looked at again before it
+is called wrong.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from plinth.ledger.invariants import check_ledger
 from plinth.ledger.store import Ledger
 from plinth.rollouts import agreement
 from plinth.rollouts.agreement import check_registry, check_services
+from plinth.runtime import assistant_check
+from plinth.runtime.assistant_check import check_assistants
 
 if TYPE_CHECKING:
     from plinth.wiring import Platform
 
 __all__ = [
-    "INVARIANTS", "Finding", "check", "check_artifacts", "check_features", "check_ledger", "check_logs",
-    "check_registry", "check_services", "violations",
+    "INVARIANTS", "Finding", "check", "check_artifacts", "check_assistants", "check_features", "check_ledger",
+    "check_logs", "check_registry", "check_services", "violations",
 ]  # fmt: skip
 
 FEATURE_HOLDS = {
@@ -43,6 +46,7 @@ INVARIANTS: dict[str, str] = {
     **intact.HOLDS,
     **agreement.REGISTRY_HOLDS,
     **FEATURE_HOLDS,
+    **assistant_check.HOLDS,
     **agreement.SERVICE_HOLDS,
     **LOG_HOLDS,
 }
@@ -98,6 +102,7 @@ def check(
     part(lambda: _registry(platform, ledger, products), repairs.registry if repairs else None)
     tell("features", 0, 1)
     part(lambda: check_features(ledger, platform.artifacts, folders))
+    part(lambda: _assistants(platform, ledger, thorough), repairs.keys if repairs else None)
     tell("services", 0, 1)
     part(lambda: _services(platform, ledger, products))
     if thorough:
@@ -125,6 +130,14 @@ def _registry(platform: Platform, ledger: Ledger, products: list[str]) -> list[F
                     "restore it from a backup")
         ]  # fmt: skip
     return check_registry(ledger, platform.aliases_for, products)
+
+
+def _assistants(platform: Platform, ledger: Ledger, thorough: bool) -> list[Finding]:
+    from plinth.runtime.repair import registry_gone
+
+    ports, settings = platform.assistants, platform.settings
+    prompts = None if registry_gone(platform) else lambda: ports.prompts
+    return check_assistants(ledger, platform.artifacts, ports.store, prompts, settings.product_dir, thorough=thorough)
 
 
 def _services(platform: Platform, ledger: Ledger, products: list[str]) -> list[Finding]:
@@ -160,11 +173,13 @@ def _features(ledger: Ledger, store: ArtifactStore, product: str, folder: Path) 
     if serving is None:
         return
     manifest = ledger.release(serving.digest).manifest
+    if manifest.feature_service is None:  # an assistant reads no features
+        return
     digest = manifest.artifacts.get("read_plan.json")
-    if digest != manifest.tabular().feature_service.digest:
+    if digest != manifest.feature_service.digest:
         yield Finding(
             "features.plan", "violation", product, f"release {serving.digest[:12]} carries another read plan than its "
-            f"feature service {manifest.tabular().feature_service.name} names", f"plinth rollback {product}",
+            f"feature service {manifest.feature_service.name} names", f"plinth rollback {product}",
         )  # fmt: skip
     if digest is None:
         return

@@ -142,6 +142,22 @@ class Repairs:
                 done.append(Finding("registry.serving", "repaired", product, "; ".join(what)))
         return done
 
+    # Keys -------------------------------------------------------------------------------------------------------
+
+    def keys(self) -> list[Finding]:
+        """Let nobody but the owner read the files with tenants' keys."""
+        from plinth.runtime.assistant_check import readable_by_others
+
+        done = []
+        for folder in sorted((self._platform.settings.state_dir / "products").glob("*")):
+            for path in readable_by_others(folder):
+                path.chmod(0o600)
+                self._audit("fsck.keys", folder.name, {"file": path.name})
+                done.append(
+                    Finding("tenants.private", "repaired", folder.name, f"only its owner reads {path.name} now")
+                )
+        return done
+
     def _audit(self, action: str, subject: str, payload: dict[str, object]) -> None:
         self._platform.ledger.append_audit(self._platform.actor, action, subject, payload)
 

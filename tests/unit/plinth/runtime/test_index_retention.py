@@ -31,7 +31,7 @@ class World:
     def build(self, number):
         engine = builds.Engine(CountingEmbedder(), Words, self.index)
         with builds.alone(self.state):
-            made = builds.make_build(self.state, builds.Contents(corpus(number), SOURCES), engine, Chunking())
+            made = builds.make_build(self.state, builds.Contents(corpus(number), SOURCES), engine, Chunking().digest)
         self.age(made.record.index.build)
         return made.record.index
 
@@ -113,7 +113,7 @@ def test_a_build_that_two_releases_share_stays_while_one_of_them_is_kept(world, 
 def test_a_young_build_stays_whether_it_was_made_or_found_again(world, eight):
     engine = builds.Engine(CountingEmbedder(), Words, world.index)
     with builds.alone(world.state):
-        found = builds.make_build(world.state, builds.Contents(corpus(5), SOURCES), engine, Chunking())
+        found = builds.make_build(world.state, builds.Contents(corpus(5), SOURCES), engine, Chunking().digest)
     assert not found.made
     world.collect(now=time.time())
     assert 5 in world.there()
