@@ -71,7 +71,8 @@ class OnnxEmbedder:
         """One vector a text, float32 [n, dimension], in the order given. Progress is told every 64 texts."""
         vectors = np.empty((len(texts), self.dimension), np.float32)
         done = 0
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="embed") as pool:
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="embed")
+        try:
             for start, part in slices(texts):
                 tokens = self._tokens(part)
                 # Longest first: the threads end a slice together.
@@ -81,6 +82,9 @@ class OnnxEmbedder:
                     done += 1
                     if on_progress and (done % _REPORT_EVERY == 0 or done == len(texts)):
                         on_progress(done, len(texts))
+        finally:
+            # Whoever stops in the middle, by an error of on_progress, does not wait for the rest of the slice.
+            pool.shutdown(cancel_futures=True)
         return vectors
 
     def embed_query(self, text: str) -> Vectors:
