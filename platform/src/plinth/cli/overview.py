@@ -36,6 +36,7 @@ COMMANDS = {
     ),
     "tenant": ("tenant", "Tenants of an assistant: add, list."),
     "index": ("index", "Index builds of an assistant: build, list, status, promote, diff."),
+    "eval": ("evaluate", "Evaluation: retrieval on collections, answers on golden questions."),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
     "release": ("release", "Immutable releases: list, show, diff, card, promote, roll back."),
     "rollback": (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from plinth.features.feast import FeastFeatures
+    from plinth.models.mlflow_evaluation import MlflowEvaluations
     from plinth.models.port import Registry
     from plinth.pipelines.port import Runner
     from plinth.rollouts.projection import Aliases
@@ -205,6 +206,13 @@ class Platform:
         from plinth.models.mlflow import MlflowRegistry
 
         return MlflowRegistry(self.settings.mlflow_store, self.settings.state_dir / "mlflow" / "artifacts")
+
+    @cached_property
+    def evaluations(self) -> MlflowEvaluations:
+        """Where evaluations of assistants are kept."""
+        from plinth.models.mlflow_evaluation import MlflowEvaluations
+
+        return MlflowEvaluations(self.settings.mlflow_store, self.settings.state_dir / "mlflow" / "artifacts")
 
     def aliases_for(self, product: str) -> Aliases:
         """Where the ledger's decisions about a product are carried over to; each store is built when it is needed."""
