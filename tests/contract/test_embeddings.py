@@ -251,8 +251,12 @@ def test_a_cross_encoder_orders_hits_by_what_it_says_of_each(tmp_path):
     assert {hit.dense for hit in found} == {0.5}
 
 
+numbers_of_the_text_alone = openai_server.vector
+
+
 @pytest.fixture
 def server(monkeypatch):
+    monkeypatch.setattr(openai_server, "vector", numbers_of_the_text_alone)
     monkeypatch.setattr(endpoint, "RETRIES", 1)
     with OpenAIServer() as running:
         yield running
