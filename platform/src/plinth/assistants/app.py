@@ -202,7 +202,7 @@ def told(asked: Asked, whole: Answer) -> dict[str, Any]:
         "hits": sorted({hit.rule for hit in whole.hits}),
     }
     if asked.question.debug:
-        value["retrieved"] = [_hit(hit) for hit in whole.retrieved]
+        value["retrieved"] = [{k: v for k, v in _hit(hit).items() if k != "text"} for hit in whole.retrieved]
     return value
 
 

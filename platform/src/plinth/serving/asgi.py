@@ -321,6 +321,8 @@ def error_headers(error: PlinthError) -> tuple[tuple[bytes, bytes], ...]:
     """Headers that belong to an error's status."""
     if error.http_status in {429, 503}:
         return ((b"retry-after", b"1"),)
+    if error.http_status == 401:
+        return ((b"www-authenticate", b"Bearer"),)
     if error.http_status == 405:
         return ((b"allow", error.hint.removeprefix("use ").encode()),)
     if error.http_status in {400, 408, 413}:
