@@ -16,7 +16,11 @@ _TITLE = re.compile(r"\s*<title>(.*?)</title>", re.DOTALL)
 _QUESTION = re.compile(r"<question>(.*?)</question>", re.DOTALL)
 _FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.DOTALL | re.MULTILINE)
 _MARKER = re.compile(r"^\s*(?:[-*+•]\s+|\d{1,3}[.)]\s+|#{1,6}\s+|>\s+)+")
-_NO_COMMAND = re.compile(r"\s*(?:#|//|import |from \S+ import |\[[\w.\" -]+\]\s*$|[\])}>]+\s*$|\.\.\.)")
+_NO_COMMAND = re.compile(
+    r"\s*(?:#|//|(?:>>> )?(?:import |from \S+ import )|\[[\w.\" -]+\]\s*$|[\])}>]+\s*$|\.\.\.|usage:|[\w ]+:\s*$"
+    r"|-h, --help)"
+)
+_PROSE = re.compile(r"[A-Z][\w'-]*(?: [\w,;:()'`-]+){3,}.*\.$")
 _SHELL = re.compile(r"^\s*(?:\$|>>>|%)\s+")
 _ADDRESS = re.compile(r"\S*(?:://|\bwww\.|\.(?:com|dev|io|net|org)\b)\S*")
 _REFERS = re.compile(r"(?:It|This|That|These|They|Those)\b")
@@ -62,8 +66,9 @@ class Passage:
 
     @property
     def in_context(self) -> str:
-        """The text below its title, shortened: what a sentence is about often stands in the title only."""
-        return (f"{self.title}: {self.text}" if self.title else self.text)[:_IN_CONTEXT]
+        """The text below its innermost heading, shortened: what a sentence is about often stands there only."""
+        heading = self.title.rpartition(" > ")[2]
+        return (f"{heading}: {self.text}" if heading else self.text)[:_IN_CONTEXT]
 
     def quoted(self) -> str:
         """The text with its citation before the full stop, so that both stay together wherever sentences are cut."""
@@ -99,7 +104,7 @@ def read_prompt(messages: Iterable[Message]) -> tuple[str, list[SourcePart]]:
 
 def passages(source: SourcePart) -> Iterator[Passage]:
     """What of a source can be quoted, in order."""
-    lines = list(_lines(source.text))
+    lines = [line for line in _lines(source.text) if line.text]
     title = frozenset(terms(source.title))
     lead: frozenset[str] = frozenset()
     asked = False
@@ -135,7 +140,8 @@ def _lines(text: str) -> Iterator[_Line]:
     for start, end in sentence_spans(text):
         raw = text[start:end]
         if any(left <= start < right for left, right in fenced):
-            yield _Line(raw, "code", _SHELL.sub("", raw).strip())
+            shown = _SHELL.sub("", raw).strip()
+            yield _Line(raw, "text" if _PROSE.fullmatch(shown) else "code", shown)
         elif raw.startswith("|"):
             if set(raw) <= set("|-: "):
                 continue
