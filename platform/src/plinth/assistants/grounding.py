@@ -19,7 +19,9 @@ SHARE = 0.7
 
 _PREFIX = 5
 _SPAN = 3
+_MINOR = 0.3
 _CITES = re.compile(r"\[(\d{1,3}(?:[,;] ?\d{1,3})*)\]")
+_AFTER_MARK = re.compile(r"([.!?…])((?:[ ]*\[[\d,; ]{1,12}\])+)")
 _DENIES = re.compile(r"\b(?:not?|never|cannot|without|neither|nor|none|nobody|nothing)\b|n['’]t\b")
 
 
@@ -31,13 +33,8 @@ def ungrounded(answer: Answer) -> list[str]:
 
 
 def _claims(text: str) -> list[str]:
-    claims: list[str] = []
-    for sentence in sentences(text):
-        if claims and not _CITES.sub("", sentence).strip(" .,;"):
-            claims[-1] += f" {sentence}"
-        elif sentence.strip(" *_\"'") != UNKNOWN:
-            claims.append(sentence)
-    return claims
+    text = _AFTER_MARK.sub(lambda match: f"{match[2]}{match[1]}", text)  # a citation belongs to the sentence before it
+    return [claim for claim in sentences(text) if _CITES.sub("", claim).strip(" *_\"'.,;") not in ("", UNKNOWN[:-1])]
 
 
 def _carried(sentence: str, chunks: dict[int, Chunk]) -> bool:
@@ -54,15 +51,21 @@ def _stands_in(words: list[str], denies: bool, chunk: Chunk) -> bool:
     context = " ".join([chunk.title, *chunk.headings])
     for start in range(len(parts)):
         for end in range(start + 1, min(start + _SPAN, len(parts)) + 1):
-            place = " ".join(parts[start:end])
-            known = set(_words(f"{context} {place}"))
-            close = {word[:_PREFIX] for word in known}
+            known = set(_words(" ".join([context, *parts[start:end]])))
             numbers_stand = all(word in known for word in words if word[0].isdigit())
-            share = sum(word[:_PREFIX] in close for word in words) / len(words)
-            same_sense = denies == (_DENIES.search(place.casefold()) is not None) or end - start > 1
-            if share >= SHARE and numbers_stand and same_sense:
+            if numbers_stand and _share(words, known) >= SHARE and denies == _place_denies(words, parts[start:end]):
                 return True
     return False
+
+
+def _share(words: list[str], known: set[str]) -> float:
+    close = {word[:_PREFIX] for word in known}
+    return sum(word[:_PREFIX] in close for word in words) / len(words)
+
+
+def _place_denies(words: list[str], place: list[str]) -> bool:
+    """Whether one of the sentences that the words come from is a denial."""
+    return any(_DENIES.search(part.casefold()) and _share(words, set(_words(part))) > _MINOR for part in place)
 
 
 def _words(text: str) -> list[str]:
