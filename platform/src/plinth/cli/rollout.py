@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plinth.wiring import LoadedProduct, Platform
 
 FAULTS = ("latency", "errors", "bad-model", "skew", "missing-metrics")
+ASSISTANT_FAULTS = ("latency", "errors", "bad-index", "missing-metrics")
 ROLLED_BACK = 3
 """Exit code of `status --watch` when the gates said no."""
 
@@ -62,7 +63,12 @@ def register(groups: Groups) -> None:
         example="plinth rollout drill flight-delays --fault latency --json",
     )
     command.add_argument("product")
-    command.add_argument("--fault", required=True, choices=FAULTS, help="what is wrong with the release")
+    command.add_argument(
+        "--fault",
+        required=True,
+        choices=tuple(dict.fromkeys((*FAULTS, *ASSISTANT_FAULTS))),
+        help="what is wrong with the release; bad-model and skew of models, bad-index of assistants",
+    )
     command.add_argument(
         "--strategy", choices=("canary", "shadow"), default="canary", help="shadow: nobody is harmed; default canary"
     )

@@ -176,6 +176,11 @@ class Product(Frozen):
         gates = DEFAULT_GATES if self.assistant is None else ASSISTANT_GATES
         return resolve(self.rollout, self.tier, gates)
 
+    @property
+    def request_path(self) -> str:
+        """What the service is asked at."""
+        return "/predict" if self.assistant is None else "/ask"
+
     def tabular(self) -> Tabular:
         """The model, and when it is retrained.
 

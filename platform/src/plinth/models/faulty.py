@@ -32,7 +32,7 @@ _SIDE = 256
 
 
 def make_faulty(
-    fault: Fault, bundle: Mapping[str, bytes], *, slow_ms: float = SLOW_MS, share: float = SHARE
+    fault: str, bundle: Mapping[str, bytes], *, slow_ms: float = SLOW_MS, share: float = SHARE
 ) -> dict[str, bytes]:
     """A bundle with a fault.
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from plinth.core.durations import seconds
 from plinth.core.gates import Verdict
+from plinth.core.releases import ReleaseManifest
 from plinth.core.rollouts import Phase, Plan, make_plan
-from plinth.errors import Conflict, InvalidInput, NotFound, Unavailable
+from plinth.errors import Conflict, InvalidInput, NotFound, PlinthError, Unavailable
 from plinth.governance.code import code_ref
 from plinth.ledger.leases import sign_of_life
 from plinth.ledger.rollouts import Rollout, Rollouts
-from plinth.models.faulty import Fault, make_faulty
+from plinth.models.faulty import make_faulty
 from plinth.pipelines.entry import load_entry
 from plinth.rollouts import commands
 from plinth.rollouts.approvals import policy_digest
@@ -58,7 +59,7 @@ Progress = Callable[[str], None]
 def drill(
     platform: Platform,
     product: LoadedProduct,
-    fault: Fault,
+    fault: str,
     *,
     strategy: Strategy = "canary",
     steps: tuple[int, ...] | None = None,
@@ -71,7 +72,7 @@ def drill(
     Args:
         platform: Where the product's service and a controller run.
         product: What is drilled; its manifest names `serving.traffic`.
-        fault: What is wrong with the release (plinth.models.faulty).
+        fault: What is wrong with the release (plinth.models.faulty, plinth.assistants.faulty).
         strategy: canary, or shadow: then nobody is harmed.
         steps: Percent of the entities by step; default 25, 50, 100. A drill never takes the last step.
         bake: Time each step is watched at least; default 10s.
@@ -87,7 +88,7 @@ def drill(
         `commit`, `machine`. A time that never came is None.
 
     Raises:
-        InvalidInput: The product names no traffic, or the steps leave the drill none to take.
+        InvalidInput: The product names no traffic, cannot have the fault, or the steps leave the drill none to take.
         NotFound: The product serves nothing yet.
         Unavailable: The service or the controller does not run, or the traffic has nothing to ask about.
         Conflict: A rollout of the product is running.
@@ -101,7 +102,9 @@ def drill(
     release = _register(platform, product.spec.name, fault)
     say(f"release {release[:12]} with the fault {fault!r}; {rate:g} requests a second")
     with ExitStack() as stack:
-        traffic = stack.enter_context(Traffic(url, bodies, rate))
+        if fault == "bad-index":
+            stack.callback(_discard, platform, release)
+        traffic = stack.enter_context(Traffic(url, bodies, rate, product.spec.request_path))
         time.sleep(1.0)
         _check_answers(traffic.answers(), url)
         rollout = stack.enter_context(_rolled_out(platform, product, release, plan, fault))
@@ -179,7 +182,7 @@ def _check(platform: Platform, product: LoadedProduct) -> str:
             where=spec.name,
             hint=f"`plinth rollout status {spec.name}`; drill when it has ended",
         )
-    url = f"http://{platform.settings.host}:{platform.settings.service_port(spec.name, spec.serving.port)}"
+    url = platform.service_urls(spec.name)[0]
     code, said = get_json(url, "/readyz")
     if code != 200:
         why = "does not answer" if code == 0 else f"is not ready: {said}"
@@ -199,21 +202,16 @@ def _check_answers(answers: list[Answer], url: str) -> None:
         )
 
 
-def _register(platform: Platform, product: str, fault: Fault) -> str:
+def _register(platform: Platform, product: str, fault: str) -> str:
     """A release with the fault, made of the one that serves; returns its digest."""
     serving = platform.ledger.current(product)
     assert serving is not None  # noqa: S101 - checked before
     good = platform.ledger.release(serving.digest).manifest
-    bundle = {name: platform.artifacts.path(digest).read_bytes() for name, digest in good.artifacts.items()}
-    artifacts = {name: platform.artifacts.put_bytes(data) for name, data in make_faulty(fault, bundle).items()}
-    features = good.tabular().feature_service
     at = datetime.now(UTC).isoformat(timespec="microseconds")
     verdict = Verdict(gate="drill", passed=False, observed=None, bound=None, reason=f"made with the fault {fault}")
-    plan = artifacts.get("read_plan.json", features.digest)
     manifest = good.model_copy(
         update={
-            "artifacts": artifacts,
-            "feature_service": features.model_copy(update={"digest": plan}),
+            **_with_fault(platform, product, good, fault),
             "metrics": {},
             "verdicts": (verdict,),
             "created_at": at,
@@ -223,10 +221,35 @@ def _register(platform: Platform, product: str, fault: Fault) -> str:
     return platform.ledger.register_release(manifest, platform.actor, drill=True)
 
 
+def _with_fault(platform: Platform, product: str, good: ReleaseManifest, fault: str) -> dict[str, Any]:
+    """What the manifest of the faulty release has otherwise; its files are stored."""
+    if good.assistant is not None:
+        from plinth.assistants.faulty import make_faulty_assistant
+        from plinth.assistants.releases import CONFIG, config_of, reference, write_config
+
+        config = make_faulty_assistant(
+            fault, config_of(platform.artifacts, good), platform.assistants.store(product),
+            platform.settings.product_dir(product),
+        )  # fmt: skip
+        pinned = reference(config).model_copy(update={"adapters": good.assistant.adapters})
+        return {"assistant": pinned, "artifacts": {**good.artifacts, CONFIG: write_config(platform.artifacts, config)}}
+    bundle = {name: platform.artifacts.path(digest).read_bytes() for name, digest in good.artifacts.items()}
+    artifacts = {name: platform.artifacts.put_bytes(data) for name, data in make_faulty(fault, bundle).items()}
+    features = good.tabular().feature_service
+    plan = artifacts.get("read_plan.json", features.digest)
+    return {"artifacts": artifacts, "feature_service": features.model_copy(update={"digest": plan})}
+
+
+def _discard(platform: Platform, release: str) -> None:
+    """Drop the index build that a drill made for its release; what a drill that was killed left, gc drops."""
+    manifest = platform.ledger.release(release).manifest
+    if manifest.assistant is not None:
+        with suppress(PlinthError):
+            platform.assistants.store(manifest.product).drop(manifest.assistant.index.build)
+
+
 @contextmanager
-def _rolled_out(
-    platform: Platform, product: LoadedProduct, release: str, plan: Plan, fault: Fault
-) -> Iterator[Rollout]:
+def _rolled_out(platform: Platform, product: LoadedProduct, release: str, plan: Plan, fault: str) -> Iterator[Rollout]:
     """The rollout, which does not outlive the block."""
     name = product.spec.name
     serving = platform.ledger.current(name)

@@ -28,7 +28,7 @@ class Answer:
     Attributes:
         at: When it was whole, seconds since 1970 UTC.
         code: HTTP status; 0 for none.
-        releases: Digests of the releases that answered its instances; empty unless the status is 200.
+        releases: Digests of the releases that answered it, or its instances; empty unless the status is 200.
         seconds: From sending to the whole answer.
     """
 
@@ -47,15 +47,16 @@ class Traffic:
 
     Args:
         url: The service, on this machine only.
-        bodies: JSON bodies for `POST /predict`.
+        bodies: JSON bodies of requests.
         rate: Requests a second.
+        path: What they are posted to.
 
     Raises:
         RefusedByPolicy: The address is not this machine's own.
         InvalidInput: No body, or a rate that is not above 0.
     """
 
-    def __init__(self, url: str, bodies: Iterable[Any], rate: float) -> None:
+    def __init__(self, url: str, bodies: Iterable[Any], rate: float, path: str = "/predict") -> None:
         address = urllib.parse.urlsplit(url)
         self._host, self._port = str(address.hostname), address.port
         if not is_loopback(self._host):
@@ -70,6 +71,7 @@ class Traffic:
                 hint="at least one, above 0",
             )
         self._rate = rate
+        self._path = path
         self._answers: list[Answer] = []
         self._due: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -107,7 +109,7 @@ class Traffic:
             started = time.monotonic()
             code, releases = 0, frozenset[str]()
             try:
-                connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+                connection.request("POST", self._path, body, {"Content-Type": "application/json"})
                 answer = connection.getresponse()
                 data, code = answer.read(), answer.status
                 releases = answered_by(json.loads(data)) if code == 200 else releases
@@ -119,8 +121,8 @@ class Traffic:
 
 
 def answered_by(answer: dict[str, Any]) -> frozenset[str]:
-    """The releases that had a part in a prediction's answer: each row's own, else the answer's."""
-    return frozenset(row.get("release", answer["release"]) for row in answer["predictions"])
+    """The releases that had a part in an answer: of predictions each row's own, else the answer's."""
+    return frozenset(row.get("release", answer["release"]) for row in answer.get("predictions", [answer]))
 
 
 def get_json(url: str, path: str, timeout: float = 3.0) -> tuple[int, Any]:

@@ -25,6 +25,10 @@ def test_each_row_names_its_release_where_it_is_another_one_than_the_answers():
     assert answered_by({"release": BAD, "predictions": rows[:1]}) == {BAD}
 
 
+def test_an_assistants_answer_names_the_release_that_gave_it():
+    assert answered_by({"release": BAD, "answer": "Yes.", "citations": []}) == {BAD}
+
+
 def test_traffic_goes_to_this_machine_only():
     with pytest.raises(RefusedByPolicy, match=r"example\.com"):
         Traffic("http://example.com:80", [{}], 20.0)
