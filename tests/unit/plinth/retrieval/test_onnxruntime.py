@@ -151,3 +151,9 @@ def test_the_name_and_limits_are_the_cards(folder, embedder):
         card["dimension"],
         card["max_tokens"],
     )
+
+
+def test_the_kernels_for_processors_without_vnni_give_the_same_vectors(folder, embedder, monkeypatch):
+    texts = [words(number) for number in range(14)]
+    monkeypatch.setattr("plinth.retrieval.onnxruntime._products_overflow", lambda: True)
+    np.testing.assert_allclose(OnnxEmbedder(folder).embed_documents(texts), embedder.embed_documents(texts), atol=1e-6)
