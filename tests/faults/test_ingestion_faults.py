@@ -14,7 +14,6 @@ from plinth.core.assistants import Chunking, SourceSpec
 from plinth.errors import InvalidInput, NotFound, PlinthError, RefusedByPolicy, Unavailable
 from plinth.ingestion import fetch
 from plinth.ingestion.fetch import Fetcher
-from plinth.ingestion.known import remember
 from plinth.ingestion.limits import TooLarge
 from plinth.ingestion.read import Ingestor
 from plinth.ingestion.sandbox import Sandbox
@@ -180,7 +179,7 @@ def test_canaries_reach_no_chunk_no_log_and_no_record(tmp_path, sandbox, caplog)
             f"<html><body><h1>Set up</h1><p>Use &#{ord(secret[0])};{secret[1:]}</p></body></html>"
         )
     result = ingest(FolderSource("docs", tmp_path), sandbox)
-    kept = repr(result) + repr(remember(result.documents, "")) + caplog.text
+    kept = repr(result) + caplog.text
     assert [canary for canary in [*personal, *secrets] if canary in kept] == []
     assert sorted({refused.kind for refused in result.refused}) == ["secret"]
     assert len(result.refused) == 6

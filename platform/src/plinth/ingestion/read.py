@@ -15,7 +15,6 @@ from plinth.core.digests import digest_bytes, digest_json
 from plinth.core.privacy import Detector
 from plinth.errors import InvalidInput, MissingExtra, NotFound, RefusedByPolicy, Unavailable
 from plinth.ingestion.chunking import chunk_document
-from plinth.ingestion.known import Known
 from plinth.ingestion.limits import TooLarge
 from plinth.ingestion.port import Count, Listed, Parser, Refused, Source
 from plinth.ingestion.screening import Screen, Screening
@@ -26,6 +25,25 @@ RULES = 1
 
 Progress = Callable[[int, int], None]
 """Called with how many of how many files are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a file from the run before.
+
+    Attributes:
+        stamp: The source's stamp of it; "" is unknown.
+        digest: sha256 of its bytes.
+        chunks: Its chunks; none if it was refused.
+        redacted: How much personal data of each kind was taken out.
+        refused: Why it is quarantined, or None.
+    """
+
+    stamp: str
+    digest: str
+    chunks: tuple[Chunk, ...] = ()
+    redacted: Mapping[str, int] = field(default_factory=dict)
+    refused: Refused | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,12 @@
 """One run of ingestion after another: only what changed is read, and what is gone goes."""
 
 import os
-from dataclasses import replace
 
 import pytest
 
 from plinth.core.assistants import Chunking, SourceSpec
 from plinth.core.corpus import Block
 from plinth.errors import InvalidInput, MissingExtra, NotFound, RefusedByPolicy, Unavailable
-from plinth.ingestion.known import recall, remember
 from plinth.ingestion.limits import TooLarge
 from plinth.ingestion.port import Listed, Parsed
 from plinth.ingestion.read import Ingestor
@@ -237,18 +235,6 @@ def test_whose_a_document_is_and_who_reads_it_follows_the_declaration_without_re
 def test_a_missing_package_stops_the_run_and_names_the_extra():
     with pytest.raises(MissingExtra, match="ingestion"):
         ingestor(Shelf({"a.txt": b"missing"})).run()
-
-
-def test_what_a_run_knows_survives_as_json_beside_its_chunks():
-    shelf = Shelf({"a.txt": b"A\none jane@acme.io", "b.txt": f"S\n{TOKEN}".encode()})
-    reader = ingestor(shelf)
-    first = reader.run()
-    probe = replace(first.chunks[0], document="probes/x")
-    kept = remember(first.documents, reader.fingerprint)
-    assert recall(kept, [*reversed(first.chunks), probe], reader.fingerprint) == first.documents
-    assert recall(kept, [], reader.fingerprint).keys() == {"docs/b.txt"}, "a document without its chunks is read again"
-    assert recall(kept, first.chunks, "other rules") == {}
-    assert recall({}, [], reader.fingerprint) == {}
 
 
 def test_other_rules_have_another_fingerprint():
