@@ -201,8 +201,10 @@ def _compare_shift(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
         for cells in ([pair.candidate for pair in pairs], [pair.serving for pair in pairs])
     )
     tolerance, effect = shift_bins(gate)
-    # A release must not be slower; its scores must be neither higher nor lower, and lower is higher seen in a mirror.
-    sides = [(candidate, serving)] + ([] if latency else [(candidate[:, ::-1], serving[:, ::-1])])
+    # A release must not be slower. A model's scores must be neither higher nor lower, an assistant's answers not less
+    # supported: more is better there. Lower is higher seen in a mirror.
+    higher, lower = (candidate, serving), (candidate[:, ::-1], serving[:, ::-1])
+    sides = [higher] if latency else [lower] if view.product.assistant is not None else [higher, lower]
     failing = [sequential.log_e_shift(one, other, "at-most", tolerance) for one, other in sides]
     passing = [sequential.log_average(sequential.log_e_shift(*side, "at-least", effect)) for side in sides]
     fails = sequential.log_average(np.array([sequential.log_average(log_e) for log_e in failing]))

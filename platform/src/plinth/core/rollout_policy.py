@@ -29,7 +29,8 @@ class Compare(_Frozen):
     less than `effect`, and says nothing in between. Both are in the metric's unit: a share for `errors` and
     `defaulted`, a factor above 1 for `latency`, a shift of the score for `scores`. The last two are compared in whole
     bins (a factor of 1.22, a shift of 0.025): the tolerance is rounded up to one, the effect down. An assistant's score
-    is how well an answer's citations support it, and defaulted are answers that a guardrail stepped in on.
+    is how well an answer's citations support it, of which more is not worse; defaulted are its answers that a guardrail
+    stepped in on.
     """
 
     kind: Literal["compare"]

@@ -21,6 +21,7 @@ PRODUCT = Product.model_validate({**MANIFEST, "rollout": None})
 SHADOW, SMALL = Stage(kind="shadow", percent=0, bake=1), Stage(kind="canary", percent=10, bake=1)
 HALF, ALL = Stage(kind="canary", percent=50, bake=1), Stage(kind="full", percent=100, bake=1)
 CANARY = (SHADOW, SMALL, HALF, ALL)
+ASSISTANT = Path(__file__).parents[4] / "services" / "docs-assistant" / "product.yaml"
 FAST, SLOW = 0.004, 0.3  # seconds: well within and far beyond the product's latency level
 
 
@@ -236,6 +237,18 @@ def test_scores_pass_when_both_directions_are_ruled_out():
         verdict = one(SCORES, counted(serving, moved))
         assert verdict.outcome == "no-harm"
         assert verdict.evidence["e_pass"] < 1e4
+
+
+def test_of_an_assistants_answers_only_less_support_is_worse():
+    assistant = Product.model_validate(yaml.safe_load(ASSISTANT.read_text()))
+    compare = gate("compare", metric="scores", tolerance=0.05, effect=0.15)
+
+    def said(product, candidate, serving=0.6):
+        cells = (cell(3, "candidate", 2000, score=candidate), cell(3, "serving", 2000, score=serving))
+        return one(compare, counted(*cells), product=product).outcome
+
+    assert [said(assistant, score) for score in (0.9, 0.6, 0.3)] == ["pass", "pass", "fail"]
+    assert [said(PRODUCT, score) for score in (0.9, 0.6, 0.3)] == ["fail", "pass", "fail"]
 
 
 def test_a_step_is_compared_with_the_same_steps_traffic():

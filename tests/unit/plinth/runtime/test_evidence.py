@@ -13,6 +13,7 @@ import pytest
 
 from plinth.core.evidence import Cell, Outcomes
 from plinth.core.manifests import parse_product
+from plinth.core.rollout_gates import judge
 from plinth.core.rollout_policy import Burn, Compare, Contract, Drift, Quality
 from plinth.core.rollouts import Plan, Stage, State
 from plinth.errors import Unavailable
@@ -177,3 +178,19 @@ def test_drift_is_measured_every_ten_seconds_and_anew_for_another_rollout(collec
     assert collect(replace(rollout, id=2)).drift != before
     clock.now += 11
     assert collect(rollout).drift != before
+
+
+def test_of_an_assistant_only_what_its_gates_look_at_is_gathered(tmp_path, signals):
+    """Neither labels nor training data: the manifest refuses the gates that would ask for them."""
+    path = MANIFEST.parents[1] / "docs-assistant" / "product.yaml"
+    product = parse_product(path.read_text(), str(path))
+    gates = product.rollout_policy.gates
+    collect = Collector(
+        lambda: signals, ledger=None, artifacts=None, folder_of=lambda name: tmp_path, product=lambda name: product
+    )
+    seen = collect(rollout_with(*gates))
+    assert (seen.cells, seen.contract_violations, seen.problem) == ((CELL,), 0, "")
+    assert (seen.drift, seen.outcomes) == (None, None)
+    assert set(seen.windows) == {int(length) for length in signals.asked if length}
+    verdicts = judge(rollout_with(*gates).plan, State("full"), seen, product)
+    assert "pass" not in {verdict.outcome for verdict in verdicts if verdict.gate != "contract"}
