@@ -124,8 +124,7 @@ def _serve(platform: Platform) -> None:
 
 
 def _url(platform: Platform) -> str:
-    port = platform.settings.service_port(PRODUCT, platform.products.get(PRODUCT).spec.serving.port)
-    return f"http://{platform.settings.host}:{port}"
+    return platform.service_urls(PRODUCT)[0]
 
 
 def _free_ports(count: int) -> list[int]:

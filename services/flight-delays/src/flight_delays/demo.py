@@ -174,9 +174,8 @@ class Demo:
         self._set_aside()
         watch = Watch(self.platform, self.product)
         store = self.platform.features(self.product.name)
-        port = self.platform.settings.service_port(self.product.name, self.product.serving.port)
         replay = Replay(
-            self.state / "lake", store, self.state / "labels", f"http://{self.platform.settings.host}:{port}"
+            self.state / "lake", store, self.state / "labels", self.platform.service_urls(self.product.name)[0]
         )
         try:
             with self.story.stage("replay"):

@@ -108,11 +108,10 @@ class Rolling:
         """The calendar has ended: the open one gets generated traffic until it ends, or time is up."""
         if self.current is None:
             return
-        port = self._platform.settings.service_port(self._product.name, self._product.serving.port)
         bodies = itertools.islice(requests(self._platform), BODIES)
         until = time.monotonic() + SETTLE_SECONDS
         aborted = False
-        with Traffic(f"http://{self._platform.settings.host}:{port}", bodies, RATE):
+        with Traffic(self._platform.service_urls(self._product.name)[0], bodies, RATE):
             while self.current is not None:
                 self.look(day)
                 if time.monotonic() > until and not aborted:

@@ -38,8 +38,7 @@ def switch_under_load(platform: Platform, product: Product, digest: str, kind: s
     Raises:
         Unavailable: The service does not take it over within 15 s.
     """
-    port = platform.settings.service_port(product.name, product.serving.port)
-    url = f"http://{platform.settings.host}:{port}/predict"
+    url = f"{platform.service_urls(product.name)[0]}/predict"
     answers: list[tuple[float, int, str]] = []
     stop = threading.Event()
 
