@@ -33,9 +33,10 @@ class RequestRecord(NamedTuple):
         seconds: Service time: reading features, scoring and (except for a shadow) making the answer, in the run that it
             shared; of a failure also the waiting.
         rows: Instances of the request that were this arm's, n.
-        defaulted: Rows that some view had no fresh value for.
-        entity_ids: [n]; empty when it failed.
-        scores: Probabilities, [n]; empty when it failed.
+        defaulted: Rows answered with less than they should be: some view had no fresh value for them; of an
+            assistant's answer (one row), a guardrail stepped in on it or a source was stale.
+        entity_ids: [n]; empty when it failed. Of an assistant, digests of who or what asked.
+        scores: Probabilities, or the support of an answer, [n]; empty when it failed.
     """
 
     request_id: str
