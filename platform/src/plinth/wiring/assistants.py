@@ -112,9 +112,11 @@ class AssistantPorts:
 
     def _endpoint(self, endpoint: Endpoint, spec: Generator, embedder: Embedder) -> GeneratorPort:
         if endpoint.provider == "openai":
+            from plinth.generation.budget import BudgetedGenerator
             from plinth.generation.openai import OpenAIGenerator
 
-            return OpenAIGenerator(endpoint, _key(endpoint.api_key_env), spec.timeout, spec.retries)
+            made = OpenAIGenerator(endpoint, _key(endpoint.api_key_env), spec.timeout, spec.retries)
+            return made if spec.max_cost is None else BudgetedGenerator(made, endpoint, spec.max_cost)
         from plinth.generation.extractive import ExtractiveGenerator
 
         def similarity(question: str, sentences: list[str]) -> list[float]:
