@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,9 @@ class MlflowEvaluations:
                 mlflow.log_metrics(_metrics(summary))
                 mlflow.log_dict(dict(summary), "summary.json")
                 mlflow.log_text("\n".join(json.dumps(dict(row), ensure_ascii=False) for row in rows), "rows.jsonl")
-                mlflow.genai.evaluate(data=[_item(row) for row in rows], scorers=_scorers(mlflow, rows))
+                # It draws progress and congratulates: standard output is the command's own.
+                with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                    mlflow.genai.evaluate(data=[_item(row) for row in rows], scorers=_scorers(mlflow, rows))
                 return str(run.info.run_id)
         finally:
             mlflow.set_tracking_uri(before)
