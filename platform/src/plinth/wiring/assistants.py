@@ -12,6 +12,8 @@ from plinth.core.assistants import Embedding, Endpoint, Generator, Guardrails, R
 from plinth.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from plinth.core.privacy import Detector
     from plinth.generation.port import Generator as GeneratorPort
     from plinth.generation.prompts import PromptRegistry
@@ -119,7 +121,7 @@ class AssistantPorts:
             return made if spec.max_cost is None else BudgetedGenerator(made, endpoint, spec.max_cost)
         from plinth.generation.extractive import ExtractiveGenerator
 
-        def similarity(question: str, sentences: list[str]) -> list[float]:
+        def similarity(question: str, sentences: Sequence[str]) -> list[float]:
             vectors = embedder.embed_documents(sentences)
             return cast("list[float]", (vectors @ embedder.embed_query(question)).tolist())
 
