@@ -136,21 +136,30 @@ def _leads_in(line: _Line, following: list[_Line]) -> bool:
 
 def _lines(text: str) -> Iterator[_Line]:
     fenced = [match.span() for match in _FENCED.finditer(text)]
-    head = True
+    heads: list[str] = []
     for start, end in sentence_spans(text):
         raw = text[start:end]
-        if any(left <= start < right for left, right in fenced):
+        is_code = any(left <= start < right for left, right in fenced)
+        if not raw.startswith("|") or is_code:
+            heads = []
+        if is_code:
             shown = _SHELL.sub("", raw).strip()
             yield _Line(raw, "text" if _PROSE.fullmatch(shown) else "code", shown)
         elif raw.startswith("|"):
-            if set(raw) <= set("|-: "):
-                continue
-            if not head:
-                yield _Line(raw, "row", " | ".join(cell.strip() for cell in raw.strip("|").split("|")))
+            cells = [cell.strip() for cell in raw.strip("|").split("|")]
+            if not heads:
+                heads = cells
+            elif not set(raw) <= set("|-: "):
+                yield _Line(raw, "row", _row(heads, cells))
         elif not raw.startswith("#"):
             item = bool(re.match(r"\s*(?:[-*+•]|\d{1,3}[.)])\s", raw))
             yield _Line(raw, "item" if item else "text", " ".join(_MARKER.sub("", raw).split()))
-        head = not raw.startswith("|")
+
+
+def _row(heads: list[str], cells: list[str]) -> str:
+    """A row that says by itself what its cells are."""
+    pairs = zip(heads, cells, strict=False) if len(heads) == len(cells) else (("", cell) for cell in cells)
+    return "; ".join(f"{head}: {cell}" if head else cell for head, cell in pairs if cell)
 
 
 def _with_followers(line: _Line, after: list[_Line]) -> tuple[str, bool]:

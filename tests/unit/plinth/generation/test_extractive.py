@@ -55,9 +55,9 @@ def test_a_command_is_quoted_with_the_line_that_leads_in_to_it():
     )
 
 
-def test_a_table_row_is_quoted():
+def test_a_table_row_is_quoted_with_the_heads_of_its_columns():
     assert ask("Which setting is the port of the service?", *DOCUMENTS)[0] == (
-        "`ACME_PORT` | 3002 | port of the service [2]."
+        "setting: `ACME_PORT`; default: 3002; what it does: port of the service [2]."
     )
 
 
