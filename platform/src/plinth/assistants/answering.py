@@ -184,7 +184,7 @@ async def _say(
             async for piece in cast("AsyncIterator[Piece]", pieces):
                 if piece.usage is not None:
                     said.usage, said.model = piece.usage, piece.model
-                async for part in shown(cut.feed(piece.text)):
+                async for part in shown(cut.feed(_readable(piece.text))):
                     yield part
     except RefusedByPolicy as error:
         said.over_budget = True
@@ -239,6 +239,11 @@ def _texts(guard: Guard, kept: Sequence[Hit]) -> list[SourceText]:
         )
         for number, hit in enumerate(kept, start=1)
     ]
+
+
+def _readable(text: str) -> str:
+    """What a model said, without what no answer and no file can carry: NUL and lone surrogates."""
+    return text.encode("utf-8", "replace").decode().replace("\x00", "")
 
 
 def _mark(marks: Marks, step: str) -> None:

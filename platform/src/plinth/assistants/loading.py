@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -133,12 +133,12 @@ class Loader:
         return index
 
     def _keep(self, kind: str, name: str, make: Callable[[], Part]) -> Part:
+        """The part of that name, made where there is none. Not under the lock: what hangs must hold up no other."""
         with self._lock:
-            part = self._shared.get((kind, name))
-            if part is None:
-                part = make()
-                self._shared[kind, name] = part
-            return part  # type: ignore[return-value]  # a kind's parts are of one type
+            found = self._shared.get((kind, name))
+        part = cast("Part", found) if found is not None else make()
+        with self._lock:
+            return cast("Part", self._shared.setdefault((kind, name), part))
 
 
 def load_assistant(

@@ -110,9 +110,12 @@ def as_row(record: AnswerRecord, redact_text: Redact) -> tuple[str, Mapping[str,
     answer, config = record.answer, record.config
 
     def clean(text: str) -> str:
-        for canary in config.guardrails.canaries:
-            text = text.replace(canary, "[canary]")
-        return redact_text(text)
+        try:
+            for canary in config.guardrails.canaries:
+                text = text.replace(canary, "[canary]")
+            return redact_text(text).encode("utf-8", "replace").decode()
+        except Exception:  # noqa: BLE001  (one text that cannot be looked at holds up no others, and is not kept)
+            return "[could not be redacted]"
 
     return f"date={time.strftime('%Y-%m-%d', time.gmtime(record.at))}", {
         "request_id": record.request_id,

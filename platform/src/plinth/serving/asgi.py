@@ -93,6 +93,7 @@ class Application:
         pages: Path to body and content type of what never changes (`/openapi.json`, `/`).
         max_body: Largest body in bytes; nothing more than this is ever held of one request.
         body_timeout: Seconds in which a body has to arrive.
+        stream_timeout: Seconds in which an answer that is sent as it comes has to end, whoever is slow.
         allowed_hosts: Host names beside the loopback's that requests may be addressed to, without port.
     """
 
@@ -106,6 +107,7 @@ class Application:
         *,
         max_body: int = 1_000_000,
         body_timeout: float = 10.0,
+        stream_timeout: float = 600.0,
         allowed_hosts: Iterable[str] = (),
     ) -> None:
         self._observer = observer
@@ -114,6 +116,7 @@ class Application:
         self._pages = pages
         self._max_body = max_body
         self._body_timeout = body_timeout
+        self._stream_timeout = stream_timeout
         self._hosts = frozenset(name.encode().lower() for name in (*LOOPBACK, *allowed_hosts))
         self._routes: dict[str, dict[str, Handler]] = {
             **routes,
@@ -214,9 +217,12 @@ class Application:
             await send({"type": "http.response.body", "body": b""})
 
         try:
-            await self.while_there(request, pump())
+            async with asyncio.timeout(self._stream_timeout):
+                await self.while_there(request, pump())
         except ClientGone as error:
             return error.http_status
+        except TimeoutError:
+            return 408  # the body stays without its end: the server closes the connection
         except Exception as error:  # noqa: BLE001  (the status is sent already: all that is left is to end the body)
             self.unexpected(error, request)
             await send({"type": "http.response.body", "body": b""})

@@ -377,6 +377,21 @@ def test_more_questions_than_it_can_answer_are_shed_and_the_others_answered(serv
     assert running.call.post("/ask", {"question": QUESTION}).status == 200, "and it goes on"
 
 
+def test_a_stream_that_takes_too_long_is_cut_and_its_generation_ended(serve):
+    running = serve(*[f"{TRUE} [1]. "] * 500, wait=0.01, options={"stream_timeout": 0.1})
+    answer = running.call.post("/ask", {"question": QUESTION, "stream": True})
+    assert answer.parts[-1] != b"", "without an end, so that nobody takes it for the whole"
+    assert (running.saying.closed, running.service.answerer.running) == (1, 0)
+    assert running.observer.requests[-1]["code"] == 408
+
+
+def test_what_no_text_can_carry_is_not_passed_on(serve):
+    running = serve(f"{TRUE} \ud800\x00[1].")
+    answer = running.call.post("/ask", {"question": QUESTION})
+    assert answer.status == 200
+    assert "\x00" not in answer.json["answer"]
+
+
 def test_an_answer_without_support_is_not_shown_in_a_stream_either(serve):
     told = events(serve("Bananas are yellow [1].").call.post("/ask", {"question": QUESTION, "stream": True}).text)
     assert [data.get("text", data.get("answer")) for _, data in told] == [UNKNOWN, UNKNOWN]

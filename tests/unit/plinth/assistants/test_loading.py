@@ -1,6 +1,7 @@
 """A release of an assistant in memory is what it pins, or it is refused."""
 
 import gc
+import threading
 
 import pytest
 
@@ -108,6 +109,27 @@ def test_releases_share_the_index_and_the_generator_that_they_both_pin(lab):
     other = loader.assemble("3", lab.config(corpus(5), generator=Generator(max_tokens=10)))
     assert other.index is not one.index
     assert other.generator is not one.generator
+
+
+def test_a_build_that_hangs_when_it_is_opened_keeps_no_other_release_from_loading(lab):
+    loader, entered, go_on = Loader(PRODUCT, lab.tools), threading.Event(), threading.Event()
+    good, bad = lab.config(), lab.config(corpus(5))
+    store = lab.tools.store(PRODUCT)
+    opened = store.open
+
+    def open_build(build):
+        if build == bad.index.build:
+            entered.set()
+            assert go_on.wait(10)
+        return opened(build)
+
+    store.open = open_build
+    hanging = threading.Thread(target=loader.assemble, args=("bad", bad))
+    hanging.start()
+    assert entered.wait(10)
+    assert loader.assemble("good", good).index.count() == 8
+    go_on.set()
+    hanging.join()
 
 
 def test_an_index_is_closed_when_the_last_release_that_uses_it_is_let_go(lab):

@@ -91,6 +91,19 @@ def test_personal_data_secrets_and_canaries_reach_no_file(lab, serve):
     assert canary not in str(running.observer.events) + str(running.observer.requests)
 
 
+def test_a_text_that_cannot_be_looked_at_is_not_kept_and_holds_up_no_other(lab, serve):
+    running = serve(lab.config())
+
+    def fails(text):
+        raise RuntimeError("a detector's bug")
+
+    running.service.log._sink = answer_sink(lab.folder, fails)
+    ask(running, "What does page 3 tell about subject3?")
+    row = logged(lab, "r1")
+    assert (row["question"], row["answer"]) == ("[could not be redacted]",) * 2
+    assert row["release"] == lab.digest
+
+
 def test_a_full_disk_stops_no_answer_and_loses_none(lab, serve, monkeypatch):
     running = serve(lab.config())
     import pyarrow.parquet as pq
