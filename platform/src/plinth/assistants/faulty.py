@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from plinth.assistants.builds import alone
-from plinth.core.assistants import AssistantConfig, Endpoint, Generator, IndexRef, Retrieval
+from plinth.core.assistants import AssistantConfig, Endpoint, Generator, IndexRef
 from plinth.core.digests import digest_json
 from plinth.errors import InvalidInput
 from plinth.retrieval.port import Point, VectorStore
@@ -29,17 +29,19 @@ SLICE = 512
 SEED = 20130601
 
 
-def make_faulty_assistant(fault: str, config: AssistantConfig, store: VectorStore, state: Path) -> AssistantConfig:
+def make_faulty_assistant(
+    fault: str, config: AssistantConfig, store: VectorStore, state: Path, *, slow: str
+) -> AssistantConfig:
     """A configuration with a fault.
 
     Args:
-        fault: `latency`: every question searches for as many chunks as a release may, reads them again and answers from
-            50 of them. `errors`: the generator's endpoint refuses connections, and there is no fallback. `bad-index`:
-            an index build in which each chunk is found by what another one says. `missing-metrics`: the configuration
-            as it is; what is missing is missing elsewhere.
+        fault: `latency`: the generator is behind an endpoint that takes its time. `errors`: the generator's endpoint
+            refuses connections, and there is no fallback. `bad-index`: an index build in which each chunk is found by
+            what another one says. `missing-metrics`: the configuration as it is; what is missing is missing elsewhere.
         config: A good release's configuration.
         store: The product's vector store, which gets the bad build.
         state: The product's state folder.
+        slow: Address of an endpoint that answers well and late, such as http://127.0.0.1:8080/v1.
 
     Raises:
         InvalidInput: No such fault, or an index of one chunk, which cannot be mixed up.
@@ -49,26 +51,19 @@ def make_faulty_assistant(fault: str, config: AssistantConfig, store: VectorStor
     if fault not in ASSISTANT_FAULTS:
         raise InvalidInput(f"no fault {fault!r}", where="--fault", hint=f"one of {', '.join(ASSISTANT_FAULTS)}")
     if fault == "latency":
-        return config.model_copy(update={"retrieval": _laborious(config.retrieval)})
+        return config.model_copy(update={"generator": _behind(config.generator, slow)})
     if fault == "errors":
-        return config.model_copy(update={"generator": _unreachable(config.generator)})
+        return config.model_copy(update={"generator": _behind(config.generator, NOBODY)})
     if fault == "bad-index":
         with alone(state):
             return config.model_copy(update={"index": _mixed_up(config.index, store)})
     return config
 
 
-def _laborious(retrieval: Retrieval) -> Retrieval:
-    return retrieval.model_copy(
-        update={
-            "candidates": 1000, "limit": 50, "reranker": "lexical", "rerank_model": None, "rerank_candidates": 200,
-        }
-    )  # fmt: skip
-
-
-def _unreachable(generator: Generator) -> Generator:
-    nobody = Endpoint(provider="openai", model="drill", base_url=NOBODY)
-    return generator.model_copy(update={"primary": nobody, "fallback": None, "retries": 0})
+def _behind(generator: Generator, endpoint: str) -> Generator:
+    """The same limits, and another model at that address."""
+    model = Endpoint(provider="openai", model="drill", base_url=endpoint)
+    return generator.model_copy(update={"primary": model, "fallback": None, "retries": 0})
 
 
 def _mixed_up(index: IndexRef, store: VectorStore) -> IndexRef:

@@ -29,6 +29,7 @@ from plinth.pipelines.entry import load_entry
 from plinth.rollouts import commands
 from plinth.rollouts.approvals import policy_digest
 from plinth.rollouts.projection import LEASE
+from plinth.runtime.slow_endpoint import SlowEndpoint
 from plinth.runtime.traffic import Answer, Traffic, get_json
 
 if TYPE_CHECKING:
@@ -99,9 +100,10 @@ def drill(
     url = _check(platform, product)
     endless: Any = load_entry(str(product.spec.serving.traffic))(platform)
     bodies = list(itertools.islice(endless, max(1, int(rate * DEADLINE))))
-    release = _register(platform, product.spec.name, fault)
-    say(f"release {release[:12]} with the fault {fault!r}; {rate:g} requests a second")
     with ExitStack() as stack:
+        slow = stack.enter_context(SlowEndpoint())
+        release = _register(platform, product.spec.name, fault, slow.url)
+        say(f"release {release[:12]} with the fault {fault!r}; {rate:g} requests a second")
         if fault == "bad-index":
             stack.callback(_discard, platform, release)
         traffic = stack.enter_context(Traffic(url, bodies, rate, product.spec.request_path))
@@ -202,7 +204,7 @@ def _check_answers(answers: list[Answer], url: str) -> None:
         )
 
 
-def _register(platform: Platform, product: str, fault: str) -> str:
+def _register(platform: Platform, product: str, fault: str, slow: str) -> str:
     """A release with the fault, made of the one that serves; returns its digest."""
     serving = platform.ledger.current(product)
     assert serving is not None  # noqa: S101 - checked before
@@ -211,7 +213,7 @@ def _register(platform: Platform, product: str, fault: str) -> str:
     verdict = Verdict(gate="drill", passed=False, observed=None, bound=None, reason=f"made with the fault {fault}")
     manifest = good.model_copy(
         update={
-            **_with_fault(platform, product, good, fault),
+            **_with_fault(platform, product, good, fault, slow),
             "metrics": {},
             "verdicts": (verdict,),
             "created_at": at,
@@ -221,7 +223,7 @@ def _register(platform: Platform, product: str, fault: str) -> str:
     return platform.ledger.register_release(manifest, platform.actor, drill=True)
 
 
-def _with_fault(platform: Platform, product: str, good: ReleaseManifest, fault: str) -> dict[str, Any]:
+def _with_fault(platform: Platform, product: str, good: ReleaseManifest, fault: str, slow: str) -> dict[str, Any]:
     """What the manifest of the faulty release has otherwise; its files are stored."""
     if good.assistant is not None:
         from plinth.assistants.faulty import make_faulty_assistant
@@ -229,7 +231,7 @@ def _with_fault(platform: Platform, product: str, good: ReleaseManifest, fault: 
 
         config = make_faulty_assistant(
             fault, config_of(platform.artifacts, good), platform.assistants.store(product),
-            platform.settings.product_dir(product),
+            platform.settings.product_dir(product), slow=slow,
         )  # fmt: skip
         pinned = reference(config).model_copy(update={"adapters": good.assistant.adapters})
         return {"assistant": pinned, "artifacts": {**good.artifacts, CONFIG: write_config(platform.artifacts, config)}}
