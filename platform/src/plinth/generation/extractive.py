@@ -25,7 +25,7 @@ Similarity = Callable[[str, Sequence[str]], Sequence[float]]
 MOST_SENTENCES = 3
 EVIDENCE = 0.45
 """Score that an answer begins at, of 1. Set on the READMEs of 21 Python packages and 74 questions that were written for
-them (docs/reference/generation.md): of the unanswerable ones all but two stay below it, of the others all but two above.
+them (docs/reference/generation.md): of the unanswerable ones all but two stay below, of the others all but two above.
 """
 
 _CLOSE = 0.8  # of the best score: what else is quoted
