@@ -75,12 +75,13 @@ def test_what_was_known_stays_when_the_file_is_gone_or_damaged(known, tmp_path):
 def test_answers_of_a_stale_source_are_labelled_and_readiness_warns(tmp_path):
     lab = Lab(tmp_path)
     lab.promote(lab.config())
-    freshness.write(tmp_path, {product().assistant.sources[0].name: SourceFreshness(at(1000), 600)})
+    name = product().assistant.sources[0].name
+    freshness.write(tmp_path, {name: SourceFreshness(at(1000), 600)})
     running = lab.service()
     told = running.call.post("/ask", {"question": "What does page 3 tell about subject3?"}).json
-    assert told["stale"] == ["docs"]
+    assert told["stale"] == [name]
     ready = running.call("GET", "/readyz").json
     assert ready["ready"]
-    assert "docs is stale" in ready["warnings"][0]
-    assert running.service.stats()["sources"]["docs"][2] is True
+    assert f"{name} is stale" in ready["warnings"][0]
+    assert running.service.stats()["sources"][name][2] is True
     running.service.stop()
