@@ -2,6 +2,10 @@
 
 import json
 import subprocess
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,6 +18,7 @@ from plinth.core.corpus import Scope
 from plinth.errors import Conflict, RefusedByPolicy
 from plinth.retrieval.minilm import make_minilm
 from plinth.rollouts import commands
+from plinth.runtime.services import product_service
 from story import PLINTH
 
 
@@ -170,6 +175,72 @@ def test_row_17_a_stale_index_is_told_by_the_command(tmp_path, models):
     assert all("objective is 1 s" in row["stale"] for row in status["sources"])
     told = platform.ledger.events(PRODUCT, freshness.EVENT)
     assert [event.payload["state"] for event in told if event.payload["source"] == "docs"][-1] == "breached"
+
+
+@pytest.fixture
+def service(platform):
+    """The product's service on the workspace."""
+    with running(platform) as url:
+        yield url
+
+
+@contextmanager
+def running(platform):
+    spec = product_service(platform.settings, platform.products.get(PRODUCT).spec)
+    log = platform.settings.home / "service.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(spec.argv, env={**environment(platform), **spec.env}, stdout=file, stderr=file)
+    try:
+        until = time.monotonic() + 120
+        while call(spec.url, "/readyz")[0] != 200:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.2)
+        yield spec.url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def call(url, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read() or b"null")
+    except urllib.error.HTTPError as error:
+        return error.code, None
+    except (OSError, ValueError):
+        return 0, None
+
+
+def test_the_lag_is_measured_on_the_running_service_deletions_included(platform, service):
+    home = platform.settings.home
+    write_page(home / "docs" / "bees.md", "bees", "The bees moved to the orchard behind the mill.")
+    outcome = run(platform, "refresh")
+    assert outcome.promoted
+    assert set(outcome.lag) == {"docs"}
+    assert 0 < outcome.lag["docs"] < 300
+    assert freshness.read(state_of(platform))["docs"].lag_seconds == outcome.lag["docs"]
+    status, found = call(service, "/search", {"question": "bees orchard mill"})
+    assert status == 200
+    assert any("orchard" in hit["text"] for hit in found["hits"])
+    (home / "docs" / "bees.md").unlink()
+    assert set(run(platform, "refresh").lag) == {"docs"}
+    found = call(service, "/search", {"question": "bees orchard mill"})[1]
+    assert not any("orchard" in hit["text"] for hit in found["hits"])
+    assert not any("probe" in hit["text"] for hit in found["hits"]), "nobody else sees the probes"
+
+
+def test_row_17_answers_of_a_stale_index_are_labelled_stale(tmp_path, models):
+    platform = make_workspace(tmp_path / "home", models, freshness="1s")
+    assert run(platform, "refresh").promoted
+    with running(platform) as url:
+        until = time.monotonic() + 30
+        while (answer := call(url, "/ask", {"question": "When are tomatoes watered?"})[1])["stale"] != ["docs"]:
+            assert time.monotonic() < until, answer
+            time.sleep(0.2)
+        assert "second day" in answer["answer"]
 
 
 def test_a_deleted_tenant_is_in_no_file_and_never_comes_back(platform):

@@ -12,6 +12,7 @@ TOOLS = (
     "detect_secrets", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
 )  # fmt: skip
 ELSEWHERE = {
+    "assistants/canaries.py": {"pyarrow"},  # searches what Parquet files unpack to
     "contracts/odcs.py": {"open_data_contract_standard"},  # the standard's short name
     "contracts/quality.py": {"open_data_contract_standard"},  # types of odcs.py
     "features/feast.py": {"duckdb", "pandas"},  # Feast's offline store is DuckDB, its frames are pandas'
