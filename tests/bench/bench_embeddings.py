@@ -139,7 +139,8 @@ def embedding(embedder: OnnxEmbedder, texts: list[str]) -> list[dict[str, Any]]:
     guard, gain = cost["raw"] / cost["ours"], rate["ours"] / rate["naive"]
     return [
         {
-            "target": 5, "measure": "embedding a chunk, against raw ONNX on ready tokens", "unit": "ms CPU", "peer": None,
+            "target": 5, "measure": "embedding a chunk, against raw ONNX on ready tokens", "unit": "ms CPU",
+            "peer": None,
             "ours": cost["ours"], "floor": cost["raw"], "ratio": guard, "bound": ">= 0.95x", "reached": guard >= 0.95,
             "note": f"{tokens:.0f} tokens a chunk on average; A/A {cost['again'] / cost['ours']:.2f}x",
         },
