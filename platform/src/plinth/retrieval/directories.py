@@ -94,8 +94,8 @@ class Directories:
         found = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
         for name in sorted(found ^ set(card.files)):
             raise corrupt(path / name, "it is missing" if name in card.files else "nobody knows it")
-        for name, digest in card.files.items():
-            if digest(path / name) != digest:
+        for name, expected in card.files.items():
+            if digest(path / name) != expected:
                 raise corrupt(path / name, "its bytes are not what its digest says")
         return path
 
