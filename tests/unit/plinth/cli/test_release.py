@@ -156,7 +156,16 @@ def test_commands_for_models_refuse_an_assistant_and_say_what_to_do(platform, co
 def test_product_commands_know_an_assistant(platform, capsys):
     assert main(["product", "show", PRODUCT]) == 0
     text = capsys.readouterr().out
-    for expected in ("docs (folder ., public)", "all-MiniLM-L6-v2-int8", "hybrid, 6 of 100", "extractive-1", "golden"):
+    parts = platform.products.get(PRODUCT).spec.answers()
+    source, prompt = parts.sources[0], parts.prompts[0]
+    for expected in (
+        f"{source.name} ({source.kind} {source.path}, {source.tenant})",
+        parts.embedding.model,
+        f"{parts.retrieval.mode}, {parts.retrieval.limit} of {parts.retrieval.candidates}",
+        f"{prompt.name} ({prompt.file})",
+        parts.generator.primary.model,
+        parts.golden,
+    ):
         assert expected in text, expected
     assert "quality" not in text
     assert main(["product", "list", "--json"]) == 0
