@@ -54,7 +54,8 @@ def free_ports(count):
 
 def environment(state):
     """An environment whose settings share nothing with a platform that may run on this machine."""
-    prefect, mlflow, service = free_ports(3)
+    products = sorted(path.parent.name for path in ROOT.glob("services/*/product.yaml"))
+    prefect, mlflow, *services = free_ports(2 + len(products))
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PLINTH_", "PREFECT_", "MLFLOW_"))
     }
@@ -62,7 +63,7 @@ def environment(state):
         "PLINTH_STATE": str(state),
         "PLINTH_PREFECT_PORT": str(prefect),
         "PLINTH_MLFLOW_PORT": str(mlflow),
-        "PLINTH_SERVICE_PORTS": json.dumps({"flight-delays": service}),
+        "PLINTH_SERVICE_PORTS": json.dumps(dict(zip(products, services, strict=True))),
         "PLINTH_ACTOR": "tester",
     }
 
