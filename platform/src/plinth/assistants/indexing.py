@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,9 +27,10 @@ from plinth.core.assistants import AssistantSpec, SourceSpec
 from plinth.core.products import Product
 from plinth.errors import NotFound, PlinthError, RefusedByPolicy
 from plinth.generation.prompts import PromptRegistry
-from plinth.guardrails.patterns import screen
-from plinth.ingestion.port import Parser, Source
+from plinth.guardrails.patterns import rules_digest, screen
+from plinth.ingestion.port import Source
 from plinth.ingestion.read import Ingestor
+from plinth.ingestion.sandbox import Sandbox
 from plinth.ledger.store import Ledger
 
 log = logging.getLogger(__name__)
@@ -70,17 +71,6 @@ class Indexed:
     read: Read
 
 
-def parsers() -> list[Parser]:
-    """A parser for every kind of file that is read."""
-    from plinth.ingestion.docx import DocxParser
-    from plinth.ingestion.markdown_it import MarkdownParser
-    from plinth.ingestion.pypdfium2 import PdfParser
-    from plinth.ingestion.text import TextParser
-    from plinth.ingestion.trafilatura import HtmlParser
-
-    return [MarkdownParser(), HtmlParser(), TextParser(), PdfParser(), DocxParser()]
-
-
 def engine_of(tools: Tools, product: str, spec: AssistantSpec) -> Engine:
     """What builds of the product are made with. Raises as `Tools.embedder`."""
     return Engine(tools.embedder(spec.embedding), tools.sparse, tools.store(product))
@@ -113,6 +103,13 @@ def chosen_sources(spec: AssistantSpec, given: Mapping[str, str], home: Path) ->
                 update={"kind": kind, "path": str(place.resolve()), "include": everything, "exclude": ()}
             )
     return tuple(sources.values())
+
+
+def sources_of(spec: AssistantSpec, build: BuildRecord | None) -> tuple[SourceSpec, ...]:
+    """What a build is kept fresh from: the product's sources, and those that were named for this build."""
+    given = {name: held.given for name, held in build.sources.items() if held.given} if build else {}
+    kept = {source.name: source for source in spec.sources} | given
+    return tuple(kept.values())
 
 
 def index_sources(
@@ -153,11 +150,17 @@ def index_sources(
         engine = engine_of(tools, product.name, spec)
         before = _before(state, engine, wanted, serving)
         ingestor = Ingestor(
-            [(source, tools.source(source)) for source in wanted], parsers(), spec.chunking,
+            [(source, tools.source(source)) for source in wanted], [Sandbox()], spec.chunking,
             engine.embedder.count_tokens, tools.personal_data, tools.secrets, screen=screen,
+            rules=rules_digest(),
         )  # fmt: skip
         tell = PROGRESS.get()
         read = read_sources(wanted, ingestor, engine.store, before, lambda done, total: tell("reading", done, total))
+        given = {source.name: source for source in wanted if source not in spec.sources}
+        held = {
+            name: seen.model_copy(update={"given": given.get(name)}) for name, seen in read.contents.sources.items()
+        }
+        read = replace(read, contents=replace(read.contents, sources=held))
         built = make_build(
             state, read.contents, engine, spec.chunking.digest, previous=before.record if before else None, run=run,
             on_progress=lambda done, total: tell("indexing", done, total),
@@ -225,7 +228,7 @@ def nothing_changed(
         before = Before.of(state, serving)
     except PlinthError:
         return None
-    wanted = [source for source in spec.sources if source.tenant not in gone]
+    wanted = [source for source in sources_of(spec, serving) if source.tenant not in gone]
     return unchanged(wanted, tools.source, before, time.time)
 
 

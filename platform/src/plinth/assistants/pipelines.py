@@ -24,17 +24,20 @@ SEARCHABLE_WITHIN = 60.0
 """Seconds that a running service is given to answer from a build that was promoted."""
 
 
-def build(context: Context, sources: Mapping[str, str] | None = None) -> Outcome:
+def build(
+    context: Context, sources: Mapping[str, str] | None = None, prompts: Mapping[str, str] | None = None
+) -> Outcome:
     """Ingest, index, check, evaluate, release. Nothing is promoted.
 
     Args:
         context: The run.
         sources: Name of a source to a folder or a file of URLs, in place of those of product.yaml or beside them.
+        prompts: Name of a prompt to a file, in place of the product's: to see what its gates say of it.
     """
     spec = context.ports.products.get(context.product).spec.answers()
     chosen = indexing.chosen_sources(spec, sources or {}, context.ports.settings.home)
     made = steps.index(context, chosen)
-    return release_index(context, made)
+    return release_index(context, made, prompts=prompts or {})
 
 
 def release_build(context: Context, build: str) -> Outcome:
@@ -42,13 +45,16 @@ def release_build(context: Context, build: str) -> Outcome:
     return release_index(context, steps.existing(context, build), like_serving=True)
 
 
-def release_index(context: Context, made: Index, *, like_serving: bool = False) -> Outcome:
+def release_index(
+    context: Context, made: Index, *, like_serving: bool = False, prompts: Mapping[str, str] | None = None
+) -> Outcome:
     """Check, evaluate and release an index build.
 
     Args:
         context: The run.
         made: The build.
         like_serving: Take everything but the index from the serving release, not from product.yaml.
+        prompts: Name of a prompt to a file, in place of the product's.
     """
     ports = context.ports
     loaded = ports.products.get(context.product)
@@ -58,8 +64,7 @@ def release_index(context: Context, made: Index, *, like_serving: bool = False) 
     if like_serving and serving is not None:
         config = steps.keep(context, releases.candidate(serving[1], index=_record(made).index))
     else:
-        templates = steps.files(loaded.folder, [prompt.file for prompt in spec.prompts])
-        config = steps.configure(context, made, templates)
+        config = steps.configure(context, made, steps.templates(loaded, prompts or {}))
     questions = FileRef.of(loaded.folder / spec.golden)
     checked = steps.check(context, made, questions)
     rival = steps.keep(context, serving[1]) if serving is not None else None
@@ -88,18 +93,20 @@ def refresh(context: Context) -> Outcome:
     """
     ports, state = context.ports, context.state
     product = ports.products.get(context.product).spec
-    sources = product.answers().sources
     serving = indexing.serving_record(ports.ledger, product.name, state)
+    if serving is None:
+        # What is served first is somebody's decision, and not a schedule's.
+        return Outcome("", "", False, (), {}, held=f"nothing serves yet: `plinth index build {product.name}`")
+    sources = indexing.sources_of(product.answers(), serving)
     try:
-        if serving is not None:
-            _settle(context, sources, serving)
-            listed = indexing.nothing_changed(ports.assistants, ports.ledger, product, state, serving)
-            if listed is not None:
-                freshness.nothing_changed(state, sources, listed, {})
-                return Outcome("", serving.index.build, True, (), {})
+        _settle(context, sources, serving)
+        listed = indexing.nothing_changed(ports.assistants, ports.ledger, product, state, serving)
+        if listed is not None:
+            freshness.nothing_changed(state, sources, listed, {})
+            return Outcome("", serving.index.build, True, (), {})
         made = steps.index(context, sources)
         _move_on(state, sources, made, serving)
-        if serving is not None and made.build == serving.index.build:
+        if made.build == serving.index.build:
             return Outcome("", made.build, True, (), {}, _refused(made), made.away)
         sent = _send(context, release_index(context, made), made, serving)
     finally:
@@ -141,7 +148,7 @@ def _send(context: Context, outcome: Outcome, made: Index, serving: BuildRecord 
         return replace(outcome, held=error.what)
     if moved.promoted is None:
         return replace(outcome, rollout=moved.rollout.id if moved.rollout else None)
-    lag = _measure(context, product.answers().sources, made.sources, serving)
+    lag = _measure(context, indexing.sources_of(product.answers(), _record(made)), made.sources, serving)
     return replace(outcome, promoted=True, lag=lag)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from plinth.core.assistants import IndexRef
+from plinth.core.assistants import IndexRef, SourceSpec
 from plinth.core.corpus import SHARED_TENANT
 from plinth.core.releases import ReleaseManifest
 from plinth.errors import Corrupt, InvalidInput, NotFound, Unavailable
@@ -47,6 +47,7 @@ class SourceRecord(_Frozen):
         away: Why it could not be read: its documents are those of the build before. "" when it could.
         tenant: Whose documents these are.
         labels: Who of the tenant may read them; none is everybody.
+        given: What was named for this build, where it is not the source of product.yaml: a refresh reads it again.
     """
 
     as_of: str
@@ -58,6 +59,7 @@ class SourceRecord(_Frozen):
     away: str = ""
     tenant: str = SHARED_TENANT
     labels: tuple[str, ...] = ()
+    given: SourceSpec | None = None
 
 
 class RefusedRecord(_Frozen):

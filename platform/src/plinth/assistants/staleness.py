@@ -81,11 +81,10 @@ class Staleness:
 
     def stale(self, build: str, tenants: Collection[str]) -> tuple[str, ...]:
         """Names of the sources beyond their objective, of those that these tenants read."""
-        return tuple(
-            sorted(
-                name for name, state in self.sources(build).items() if state.late and self._tenants.get(name) in tenants
-            )
-        )
+        record = self._record(build)
+        owners = self._tenants | {name: held.tenant for name, held in (record.sources if record else {}).items()}
+        late = [name for name, state in self.sources(build).items() if state.late]
+        return tuple(sorted(name for name in late if owners.get(name) in tenants))
 
     def made_at(self, build: str) -> datetime | None:
         """When the build was made, if that is known."""

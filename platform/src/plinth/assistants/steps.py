@@ -7,34 +7,33 @@ time; what follows from files by digest is skipped when they have not changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from plinth.assistants import answering, checks, evaluation, golden, indexing, releases
+from plinth.assistants import answering, checks, evaluation, golden, grounding, indexing, judging, releases
 from plinth.assistants.indexing import BuildTools
 from plinth.assistants.loading import Loader
 from plinth.assistants.records import BUILD, CHUNKS, SourceRecord, build_folder, read_build
 from plinth.contracts.check import load_contracts
 from plinth.contracts.report import summary, to_html
 from plinth.core.assistants import AssistantConfig, SourceSpec
-from plinth.core.corpus import Scope
 from plinth.core.gates import Gate
 from plinth.core.products import Product
 from plinth.core.releases import CodeRef, ContractRef, DataRef
-from plinth.errors import RefusedByPolicy
+from plinth.errors import InvalidInput, NotFound, RefusedByPolicy
+from plinth.generation import passages
+from plinth.guardrails import engine, support
 from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.store import Ledger
 from plinth.pipelines.files import FileRef
 from plinth.pipelines.port import PipelineContext
 from plinth.pipelines.step import artifact, step
+from plinth.retrieval import search
 from plinth.rollouts.release import Aliases
 from plinth.settings import Settings
-
-DEPTH = 30
-"""Chunks that are found for a golden question: enough for ten documents."""
 
 
 class Loaded(Protocol):
@@ -248,12 +247,16 @@ def check(context: Context, index: Index, questions: FileRef) -> Judged:
 
 
 @step(version="1", cache=False)  # the prompt registry is outside of what a cache key sees
-def configure(context: Context, index: Index, prompts: tuple[FileRef, ...]) -> FileRef:
-    """Everything that decides an answer, as product.yaml says, over this index: the artefact `assistant.json`."""
+def configure(context: Context, index: Index, prompts: dict[str, FileRef]) -> FileRef:
+    """Everything that decides an answer, as product.yaml says, over this index: the artefact `assistant.json`.
+
+    `prompts` is the name of each prompt to its template.
+    """
     ports = context.ports
     product, folder = _product(context)
     record = read_build(index.record.path.parent)
-    versions = releases.registered_prompts(product, folder, ports.assistants.prompts, actor=ports.actor)
+    texts = {name: file.checked().read_text(encoding="utf-8") for name, file in prompts.items()}
+    versions = releases.registered_prompts(product, folder, ports.assistants.prompts, actor=ports.actor, texts=texts)
     return keep(context, releases.configure(product.answers(), versions, record.index))
 
 
@@ -263,7 +266,7 @@ def keep(context: Context, config: AssistantConfig) -> FileRef:
     return FileRef(path=context.ports.artifacts.path(digest), sha256=digest)
 
 
-@step(version="1", uses=(evaluation, golden, answering))
+@step(version="1", uses=(evaluation, golden, grounding, judging, answering, engine, support, passages, search))
 def evaluate(context: Context, config: FileRef, questions: FileRef, serving: FileRef | None, model: str) -> Judged:
     """Ask the golden questions, of the candidate and of what serves.
 
@@ -285,14 +288,8 @@ def evaluate(context: Context, config: FileRef, questions: FileRef, serving: Fil
 def _evaluated(loader: Loader, config: FileRef, asked: Sequence[golden.GoldenQuestion]) -> evaluation.Evaluation:
     """The golden questions as anybody would ask them."""
     assistant = loader.assemble(config.sha256, AssistantConfig.model_validate_json(config.checked().read_bytes()))
-    secret = [*assistant.config.guardrails.canaries, *(prompt.template for prompt in assistant.config.prompts)]
     try:
-        return evaluation.evaluate(
-            asked,
-            lambda question: answering.retrieve(assistant, question, Scope(), limit=DEPTH),
-            lambda question: answering.ask(assistant, question, Scope()),
-            forbidden=secret,
-        )
+        return judging.evaluate_assistant(assistant, asked)
     finally:
         assistant.index.close()
 
@@ -318,6 +315,26 @@ def release(
         AssistantConfig.model_validate_json(config.checked().read_bytes()), found, contracts=kept.contracts,
         data=[data], code=code, actor=ports.actor, run=context.run_id,
     )  # fmt: skip
+
+
+def templates(loaded: Loaded, given: Mapping[str, str]) -> dict[str, FileRef]:
+    """The product's prompt templates by name, with those that somebody gives in their place.
+
+    Raises:
+        InvalidInput: A given name is none of the product's prompts.
+        NotFound: A file is not there.
+    """
+    known = {prompt.name: loaded.folder / prompt.file for prompt in loaded.spec.answers().prompts}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InvalidInput(
+            f"{loaded.spec.name} has no prompt {unknown[0]!r}", where="prompts", hint=f"prompts: {', '.join(known)}"
+        )
+    chosen = known | {name: Path(path) for name, path in given.items()}
+    for name, path in chosen.items():
+        if not path.is_file():
+            raise NotFound(f"the template of prompt {name!r} is not there", where=str(path), hint="check the path")
+    return {name: FileRef.of(path) for name, path in chosen.items()}
 
 
 def files(folder: Path, paths: Sequence[str]) -> tuple[FileRef, ...]:

@@ -137,7 +137,7 @@ def status(args: Namespace, out: Output) -> int:
     product = _assistant(platform, args.product)
     state = platform.settings.product_dir(product.name)
     record = indexing.serving_record(platform.ledger, product.name, state)
-    sources = product.answers().sources
+    sources = indexing.sources_of(product.answers(), record)
     known = freshness.of_serving(freshness.read(state), record)
     late = freshness.watch(platform.ledger, product.name, state, sources, known)
     now, rows = datetime.now(UTC), []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plinth.core.assistants import Pattern
+from plinth.core.digests import digest_json
 from plinth.core.regexes import windows
 from plinth.guardrails.text import normal, readings
 
@@ -312,6 +313,12 @@ def injections(text: str, place: Place, extra: Sequence[Pattern] = ()) -> list[s
         found.update(matching(extra, reading))
     order = [*(builtin.name for builtin in BUILTIN), *(pattern.name for pattern in extra)]
     return [f"injection:{name}" for name in dict.fromkeys(order) if name in found]
+
+
+def rules_digest() -> str:
+    """sha256 of what `screen` looks for: with another one, files are read again."""
+    looks = [[rule.name, [[list(words), sought.pattern] for words, sought in rule.looks]] for rule in BUILTIN]
+    return digest_json(looks)
 
 
 def screen(text: str) -> list[str]:
