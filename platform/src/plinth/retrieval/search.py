@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from plinth.core.answers import Hit
 from plinth.core.assistants import Retrieval
@@ -56,17 +55,13 @@ def fuse(sides: Sides, config: Retrieval) -> list[Hit]:
         return list(sides.dense)
     if config.mode == "sparse":
         return list(sides.sparse)
-    merged: dict[Chunk, Hit] = {}
-    for hits, weight in ((sides.dense, config.dense_weight), (sides.sparse, config.sparse_weight)):
-        for hit, score in zip(hits, _normalised([hit.score for hit in hits]), strict=True):
-            before = merged.get(hit.chunk, Hit(hit.chunk, 0.0))
-            merged[hit.chunk] = replace(
-                before,
-                score=before.score + weight * score,
-                dense=hit.dense if before.dense is None else before.dense,
-                sparse=hit.sparse if before.sparse is None else before.sparse,
-            )
-    return sorted(merged.values(), key=lambda hit: (-hit.score, hit.chunk.document, hit.chunk.position))
+    dense, sparse = ({hit.chunk: hit.score for hit in hits} for hits in (sides.dense, sides.sparse))
+    scores: dict[Chunk, float] = {}
+    for side, weight in ((dense, config.dense_weight), (sparse, config.sparse_weight)):
+        for chunk, score in zip(side, _normalised(list(side.values())), strict=True):
+            scores[chunk] = scores.get(chunk, 0.0) + weight * score
+    ranking = sorted(scores, key=lambda chunk: (-scores[chunk], chunk.document, chunk.position))
+    return [Hit(chunk, scores[chunk], dense.get(chunk), sparse.get(chunk)) for chunk in ranking]
 
 
 def _normalised(scores: Sequence[float]) -> list[float]:
