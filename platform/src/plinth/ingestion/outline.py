@@ -78,8 +78,11 @@ class Outline:
 
 
 def table(rows: list[list[str]]) -> str:
-    """Rows as a Markdown table, the first one its head."""
-    lines = ["| " + " | ".join(one_line(cell).replace("|", "/") for cell in row) + " |" for row in rows if any(row)]
+    """Rows as a Markdown table, the first one its head, which is kept even if it is empty. Nothing for empty rows."""
+    if not any(map(any, rows)):
+        return ""
+    kept = [row for number, row in enumerate(rows) if any(row) or number == 0]
+    lines = ["| " + " | ".join(one_line(cell).replace("|", "/") for cell in row) + " |" for row in kept]
     if len(lines) > 1:
         lines.insert(1, "|" + " --- |" * len(rows[0]))
     return "\n".join(lines)

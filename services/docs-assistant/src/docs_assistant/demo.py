@@ -43,10 +43,10 @@ ASKED_FACT = "Which lighthouse keeps the night watch of the demonstration?"
 GONE = "The demonstration's retired pass phrase hangs in the boat house of Inchkeith."
 ASKED_GONE = "Where does the demonstration's retired pass phrase hang?"
 
-SHORT = """{# Saves tokens: the first words of each source have to do. #}
+OUTLINE = """{# Saves tokens: where a text has headings, they stand for it. #}
 <source id="{{ number }}">
-<title>{{ title }}{% for heading in headings %} > {{ heading }}{% endfor %}</title>
-{{ text[:60] }}
+<title>{{ title }}</title>
+{% if headings %}{{ headings | join(". ") }}.{% else %}{{ text }}{% endif %}
 </source>
 """
 """A prompt that somebody might well write, and that costs answers."""
@@ -191,9 +191,9 @@ class Demo:
         )
 
     def _worse_prompt(self) -> None:
-        self.say("[bold]5. Prompt[/bold]    somebody shortens the prompt to save tokens, and its gates are asked")
-        file = self.folder / "source-short.jinja"
-        file.write_text(SHORT, encoding="utf-8")
+        self.say("[bold]5. Prompt[/bold]    somebody saves tokens by a prompt of headings, and its gates are asked")
+        file = self.folder / "source-outline.jinja"
+        file.write_text(OUTLINE, encoding="utf-8")
         with self.story.stage("prompt"):
             outcome = self._run("build", {"sources": self.sources, "prompts": {"source": str(file)}})
         self.story.prompt = {
