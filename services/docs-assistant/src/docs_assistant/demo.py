@@ -43,13 +43,15 @@ ASKED_FACT = "Which lighthouse keeps the night watch of the demonstration?"
 GONE = "The demonstration's retired pass phrase hangs in the boat house of Inchkeith."
 ASKED_GONE = "Where does the demonstration's retired pass phrase hang?"
 
-OUTLINE = """{# Saves tokens: where a text has headings, they stand for it. #}
+ABOUT = """{# Says what each text is about, so that the model need not guess. #}
 <source id="{{ number }}">
-<title>{{ title }}</title>
-{% if headings %}{{ headings | join(". ") }}.{% else %}{{ text }}{% endif %}
+<title>{{ title }}{% for heading in headings %} > {{ heading }}{% endfor %}</title>
+This part of {{ title }} tells how {{ headings | join(" and ") }} works, what it does and which commands it has.
+
+{{ text }}
 </source>
 """
-"""A prompt that somebody might well write, and that costs answers."""
+"""A prompt that somebody might well write. Its line is in no document, and is quoted as if it were."""
 
 
 @dataclass
@@ -191,9 +193,11 @@ class Demo:
         )
 
     def _worse_prompt(self) -> None:
-        self.say("[bold]5. Prompt[/bold]    somebody saves tokens by a prompt of headings, and its gates are asked")
-        file = self.folder / "source-outline.jinja"
-        file.write_text(OUTLINE, encoding="utf-8")
+        self.say(
+            "[bold]5. Prompt[/bold]    somebody adds a line about each source to the prompt, and its gates are asked"
+        )
+        file = self.folder / "source-about.jinja"
+        file.write_text(ABOUT, encoding="utf-8")
         with self.story.stage("prompt"):
             outcome = self._run("build", {"sources": self.sources, "prompts": {"source": str(file)}})
         self.story.prompt = {
