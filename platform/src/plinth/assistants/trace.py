@@ -110,7 +110,7 @@ def _made(record: ReleaseRecord | None) -> dict[str, Any]:
         "made_at": record.created_at,
         "code": manifest.code.commit,
         "pipeline_run": manifest.pipeline_run,
-        "gates": {verdict.gate: verdict.passed for verdict in manifest.verdicts},
+        "gates": [{"gate": verdict.gate, "passed": verdict.passed} for verdict in manifest.verdicts],
     }
 
 

@@ -105,7 +105,7 @@ def _release(node: Tree, release: dict[str, Any], add: Any) -> None:
     add(node, f"made by {release['made_by']} at {release['made_at']}, run {release['pipeline_run']}")
     add(node, f"code {release['code'][:12]}")
     gates = release["gates"]
-    add(node, f"{sum(gates.values())} of {len(gates)} gates passed")
+    add(node, f"{sum(gate['passed'] for gate in gates)} of {len(gates)} gates passed")
     decision = release["decision"]
     if decision:
         how = f"generation {decision['generation']}: {decision['kind']} by {decision['actor']} at {decision['at']}"

@@ -20,7 +20,7 @@ from plinth.ingestion.port import Count, Listed, Parser, Refused, Source
 from plinth.ingestion.screening import Screen, Screening
 from plinth.ingestion.suffixes import by_suffix, suffix_of
 
-RULES = 1
+RULES = 2
 """Raised when reading or redacting changes, so that unchanged files are read again."""
 
 Progress = Callable[[int, int], None]
