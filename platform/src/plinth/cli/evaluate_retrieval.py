@@ -26,7 +26,7 @@ def add(group: Commands) -> None:
         "retrieval",
         retrieval,
         help="Measure dense, sparse and hybrid retrieval on a collection in the BEIR layout.",
-        example="plinth eval retrieval --dataset ../shared/data/cranfield",
+        example="plinth eval retrieval --dataset collections/scifact",
     )
     command.add_argument(
         "--dataset", required=True, metavar="DIR",

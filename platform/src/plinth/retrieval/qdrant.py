@@ -23,6 +23,7 @@ from plinth.errors import Conflict, Corrupt, InvalidInput, MissingExtra, NotFoun
 from plinth.retrieval.port import Point, Query, Sides, SparseVector
 
 PAGE = 256
+GRAPH_EF = 256
 TIMEOUT_SECONDS = 10
 OPTIMIZE_SECONDS = 3600.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
@@ -237,8 +238,12 @@ class QdrantIndex:
             sides.append(("sparse", _server_sparse(query.sparse)))
         if not sides:
             return Sides((), ())
+        # As in the embedded engine; a server before 1.16 does not know ACORN and leaves it out.
+        params = models.SearchParams(hnsw_ef=GRAPH_EF, acorn=models.AcornSearchParams(enable=True, max_selectivity=1.0))
         requests = [
-            models.QueryRequest(query=vector, using=name, filter=_filter(scope), limit=limit, with_payload=True)
+            models.QueryRequest(
+                query=vector, using=name, filter=_filter(scope), params=params, limit=limit, with_payload=True
+            )
             for name, vector in sides
         ]
         with _errors():

@@ -27,6 +27,9 @@ from plinth.retrieval.port import Point, Query, Sides, SparseVector
 PAGE = 512
 # Up to so many KB of vectors (20,000 of 384 numbers) a scan is exact and takes milliseconds; beyond, a graph is made.
 SCAN_KB = 30_000
+# What the graph is searched with. ACORN goes through the neighbours' neighbours where a filter leaves few of them; at
+# 100,000 points recall@10 without it falls to .91 with a filter of a third of them, and to less with fewer candidates.
+GRAPH_EF = 256
 
 
 class EdgeStore:
@@ -187,7 +190,11 @@ class EdgeIndex:
         if not sides:
             return Sides((), ())
         wanted = _filter(scope)
-        requests = [edge.QueryRequest(limit=limit, query=side, filter=wanted, with_payload=True) for side in sides]
+        params = edge.SearchParams(hnsw_ef=GRAPH_EF, acorn=edge.AcornSearchParams(enable=True, max_selectivity=1.0))
+        requests = [
+            edge.QueryRequest(limit=limit, query=side, filter=wanted, params=params, with_payload=True)
+            for side in sides
+        ]
         with _errors(self.build):
             found = self._engine.query_batch(edge.QueryBatchRequest(requests))
         dense = found.pop(0) if query.dense is not None else []
