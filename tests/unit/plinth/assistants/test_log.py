@@ -140,7 +140,9 @@ def ledger(tmp_path):
 def test_a_trace_walks_from_the_answer_to_whoever_promoted_it(lab, serve, ledger):
     config = lab.config()
     running = serve(config)
-    digest = ledger.register_release(manifest(made=config), "maker")
+    made = manifest(made=config)
+    twice = made.model_copy(update={"verdicts": made.verdicts * 2})  # gates of one kind are still two
+    digest = ledger.register_release(twice, "maker")
     ledger.promote(PRODUCT, digest, expected_generation=0, actor="boss", reason="it is better")
     lab.source.wanted = type(lab.source.wanted)(1, 0, lab.digest)
     told = ask(running, "What does page 3 tell about subject3?")
@@ -157,6 +159,7 @@ def test_a_trace_walks_from_the_answer_to_whoever_promoted_it(lab, serve, ledger
     release = found["release"]
     assert (release["digest"], release["made_by"], release["decision"]["actor"]) == (digest, "maker", "boss")
     assert release["decision"]["reason"] == "it is better"
+    assert release["gates"] == [{"gate": "retrieval", "passed": True}] * 2
     assert found["index"]["build"] == config.index.build
     assert [hit["cited_as"] for hit in found["retrieved"]].count(1) == 1
     (cited,) = [document for document in found["documents"] if document["cited"]]
