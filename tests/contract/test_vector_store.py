@@ -49,8 +49,9 @@ def make_store(kind, folder):
 @pytest.fixture(params=ADAPTERS)
 def store(request, tmp_path):
     with warnings.catch_warnings():
-        # The local mode says that it has no payload indexes; it answers all the same.
-        warnings.filterwarnings("ignore", message="Payload indexes have no effect", category=UserWarning)
+        # The local mode says that it has neither payload indexes nor graphs; it answers all the same.
+        for message in ("Payload indexes have no effect", "Local mode performs exact"):
+            warnings.filterwarnings("ignore", message=message, category=UserWarning)
         made = make_store(request.param, tmp_path / "index")
         yield made
         for build in made.builds():
@@ -361,7 +362,9 @@ def test_both_adapters_answer_alike(tmp_path):
     for number in range(40):
         scope = random_scope(rng)
         query = ask(" ".join(rng.sample(WORDS, rng.randint(1, 5))), seed=number)
-        first, *others = [index.search(query, scope, 20) for index in indexes]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            first, *others = [index.search(query, scope, 20) for index in indexes]
         for other in others:
             assert ids(first.dense) == ids(other.dense)
             for side in ("dense", "sparse"):

@@ -38,6 +38,7 @@ ELSEWHERE = {
     "retrieval/bm25.py": {"qdrant_edge"},  # the engine's own encoder, for both stores
     "retrieval/minilm.py": {"safetensors"},  # the weights it is made of
     "retrieval/onnxruntime.py": {"tokenizers"},  # the model's tokenizer, beside it
+    "retrieval/qdrant.py": {"qdrant_client"},  # the server's client, by the server's name
     "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
     "runtime/mlflow.py": {"uvicorn"},  # serves MLflow's application in one process
     "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
