@@ -26,7 +26,10 @@ ROOT = Path(__file__).parent.parent
 BENCHES = sorted(path.stem.removeprefix("bench_") for path in (ROOT / "tests" / "bench").glob("bench_*.py"))
 RESULTS = ROOT / "docs" / "benchmarks.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
-VERSIONS = ("bentoml", "duckdb", "evidently", "feast", "lightgbm", "mlflow", "numpy", "onnxruntime", "prefect")
+VERSIONS = (
+    "bentoml", "duckdb", "evidently", "feast", "haystack-ai", "lightgbm", "mlflow", "numpy", "onnxruntime", "prefect",
+    "qdrant-client", "qdrant-edge-py",
+)  # fmt: skip
 
 SCRIPT = """
 import importlib.util, json, sys
