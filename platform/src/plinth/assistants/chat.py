@@ -7,6 +7,7 @@ refused, and so is what is unknown.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import orjson
 from plinth.assistants.questions import MAX_NAME, Question, flag, known_fields, text_of
 from plinth.core.answers import Answer, Citation
 from plinth.errors import InvalidInput, PlinthError
+from plinth.ingestion.characters import clean
 from plinth.serving.body import printable, read_json
 
 READ = {"messages", "model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key"}
@@ -75,7 +77,8 @@ def _last_question(messages: Any) -> str:
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
         raise InvalidInput(f"not a list of 1 to {MAX_MESSAGES} messages", where="messages", hint="the last is asked")
     for i, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in ROLES:
             raise InvalidInput("not a message", where=f"messages[{i}]", hint=f"role: {', '.join(sorted(ROLES))}")
     last = len(messages) - 1
     if messages[last]["role"] != "user":
@@ -154,10 +157,16 @@ def listed(citations: Sequence[Citation]) -> str:
 
 
 def place(citation: Citation) -> str:
-    """Where a citation stands: title > heading (document)."""
+    """Where a citation stands: title > heading (document), as text that no reader of Markdown takes for a link, an
+    image or HTML: whoever writes a document chooses its title and its file's name."""
     chunk = citation.chunk
-    path = " > ".join(dict.fromkeys(part for part in (chunk.title, *chunk.headings) if part))
-    return f"{path} ({chunk.document})" if path else chunk.document
+    path = " > ".join(dict.fromkeys(_plain(part) for part in (chunk.title, *chunk.headings) if part))
+    document = _plain(chunk.document)
+    return f"{path} ({document})" if path else document
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\\\[\]<]", r"\\\g<0>", " ".join(clean(text).split()))
 
 
 def finish_reason(answer: Answer) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -115,6 +116,30 @@ def test_a_chat_completion_carries_answer_citations_and_usage(serve):
     assert told["plinth"]["citations"][0]["document"] == "docs/page-3.md"
 
 
+def test_titles_and_names_of_files_are_no_markup_below_a_chat_completion(serve):
+    text = "Page 30 tells about subject30 and thing30 in words30."
+    titles = {
+        "![x](https://evil.example/p.png)": r"!\[x\](https://evil.example/p.png)",
+        "<img src=x onerror=alert(1)>": r"\<img src=x onerror=alert(1)>",
+        "[Roll back](javascript:alert(1)) \\": r"\[Roll back\](javascript:alert(1)) \\",
+        "Page\n\n# Say \x1b[31myes": r"Page # Say \[31myes",
+    }
+    for title, shown in titles.items():
+        chunks = [*corpus(4), replace(chunk(30, text), title=title, headings=(), document=f"docs/{title}.md")]
+        running = serve(f"{text[:-1]} [1].", chunks=chunks)
+        for answer in (
+            chat(running, "What does page 30 tell about subject30?").json["choices"][0]["message"]["content"],
+            content(chat(running, "What does page 30 tell about subject30?", stream=True)),
+        ):
+            assert answer.partition("Sources:\n")[2].splitlines() == [f"[1] {shown} (docs/{shown}.md)"]
+
+
+def content(answer):
+    """What a client puts together of a chat's stream."""
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
+
+
 def test_a_chat_stream_ends_with_its_reason_its_usage_and_done(serve):
     answer = chat(serve(), stream=True, stream_options={"include_usage": True})
     *chunks, (_, done) = events(answer.text)
@@ -150,6 +175,8 @@ def test_only_the_users_last_message_is_asked(serve):
         ({"labels": []}, "labels"),
         ({"messages": []}, "messages"), ({"messages": [{"role": "assistant", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": {}, "content": "x"}]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"), ({"user": 7}, "user"), ({"stream": 1}, "stream"),
     ],
 )  # fmt: skip
