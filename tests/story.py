@@ -1,4 +1,4 @@
-"""The story, told once a test session: `plinth demo flight-delays --keep-up` in a state folder of its own."""
+"""The products' stories, each told once a session: `plinth demo PRODUCT --keep-up` in a state folder of its own."""
 
 import json
 import os
@@ -19,14 +19,15 @@ class Story:
     env: dict
     state: Path
     output: str
+    product: str = "flight-delays"
 
     @property
     def summary(self):
-        return json.loads((self.state / "demo" / "flight-delays" / "summary.json").read_text())
+        return json.loads((self.state / "demo" / self.product / "summary.json").read_text())
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{json.loads(self.env['PLINTH_SERVICE_PORTS'])['flight-delays']}"
+        return f"http://127.0.0.1:{json.loads(self.env['PLINTH_SERVICE_PORTS'])[self.product]}"
 
     def plinth(self, *words, **options):
         """Run a command in the story's environment."""
@@ -68,13 +69,12 @@ def environment(state):
     }
 
 
-def tell(state):
-    """Tell the story and leave its services running; the caller ends them."""
+def tell(state, product="flight-delays", *options):
+    """Tell a story and leave its services running; the caller ends them."""
     env = environment(state)
-    done = subprocess.run(
-        [PLINTH, "demo", "flight-delays", "--keep-up"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800
-    )
-    story = Story(env, state, done.stdout + done.stderr)
+    words = [PLINTH, "demo", product, "--keep-up", *options]
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
+    story = Story(env, state, done.stdout + done.stderr, product)
     if done.returncode != 0:
         story.plinth("down")
         raise AssertionError(f"the demo failed with {done.returncode}:\n{story.output}")
