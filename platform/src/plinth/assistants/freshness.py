@@ -197,14 +197,33 @@ def wait_until_searchable(
     return found
 
 
-def of_serving(known: Mapping[str, SourceFreshness], serving: BuildRecord | None) -> dict[str, SourceFreshness]:
-    """What is known, of the build that serves: another one than was measured (after a rollback) is as old as it is."""
+def of_serving(
+    known: Mapping[str, SourceFreshness], serving: BuildRecord | None, objectives: Mapping[str, int]
+) -> dict[str, SourceFreshness]:
+    """What is known, of the build that serves.
+
+    Another build than was measured (after a rollback) is as old as it is, and so is one that no refresh looked at yet.
+
+    Args:
+        known: What was written.
+        serving: The build that answers.
+        objectives: Seconds by source, of those that nothing is known of; one without is left out.
+    """
     found = dict(known)
     for name, held in serving.sources.items() if serving else ():
         entry = known.get(name)
-        if entry is not None and entry.probe and entry.probe != held.probe:
-            found[name] = SourceFreshness(held.as_of, entry.objective_seconds, None, held.probe, held.away)
+        if entry is None:
+            objective = seconds(held.given.freshness) if held.given else objectives.get(name)
+        else:
+            objective = entry.objective_seconds if entry.probe and entry.probe != held.probe else None
+        if objective is not None and not (serving and held.tenant in serving.without):
+            found[name] = SourceFreshness(held.as_of, objective, None, held.probe, held.away)
     return found
+
+
+def objectives(specs: Iterable[SourceSpec]) -> dict[str, int]:
+    """Source to its objective, in seconds."""
+    return {spec.name: seconds(spec.freshness) for spec in specs}
 
 
 def watch(

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from plinth.assistants import freshness
 from plinth.assistants.builds import Contents, Engine, alone, make_build
 from plinth.assistants.checks import Check, check_build
 from plinth.assistants.contents import Before, Read, read_sources, unchanged
+from plinth.assistants.freshness import SourceFreshness
 from plinth.assistants.port import Tools
 from plinth.assistants.records import (
     CHECKS,
@@ -110,6 +112,22 @@ def sources_of(spec: AssistantSpec, build: BuildRecord | None) -> tuple[SourceSp
     given = {name: held.given for name, held in build.sources.items() if held.given} if build else {}
     kept = {source.name: source for source in spec.sources} | given
     return tuple(kept.values())
+
+
+def known_freshness(product: Product, state: Path, serving: BuildRecord | None) -> dict[str, SourceFreshness]:
+    """What is known of each source of the build that serves."""
+    sources = sources_of(product.answers(), serving)
+    return freshness.of_serving(freshness.read(state), serving, freshness.objectives(sources))
+
+
+def watch(ledger: Ledger, product: Product, state: Path) -> dict[str, str]:
+    """Look whether sources of the build that serves are beyond their objectives; returns source to why.
+
+    A breach and a recovery are told once each. Raises as the ledger does.
+    """
+    serving = serving_record(ledger, product.name, state)
+    sources = sources_of(product.answers(), serving)
+    return freshness.watch(ledger, product.name, state, sources, known_freshness(product, state, serving))
 
 
 def index_sources(

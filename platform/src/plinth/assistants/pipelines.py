@@ -110,7 +110,7 @@ def refresh(context: Context) -> Outcome:
             return Outcome("", made.build, True, (), {}, _refused(made), made.away)
         sent = _send(context, release_index(context, made), made, serving)
     finally:
-        late = freshness.watch(ports.ledger, product.name, state, sources)
+        late = indexing.watch(ports.ledger, product, state)
     return replace(sent, late=late)
 
 

@@ -63,7 +63,7 @@ class AnswerService:
     ) -> None:
         self.observer = observer
         self._on_stop = on_stop
-        self.staleness = Staleness(state, {spec.name: spec.tenant for spec in product.answers().sources})
+        self.staleness = Staleness(state, product.answers().sources)
         loader = Loader(product.name, tools, without=self.staleness.without)
         self.releases: Releases = Releases(source, loader.load, on_event=observer.event)
         self.log = AnswerLog(sink, on_event=observer.event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from plinth.assistants import freshness
 from plinth.assistants.freshness import SourceFreshness
 from plinth.assistants.records import BuildRecord, build_folder, read_build
+from plinth.core.assistants import SourceSpec
 from plinth.errors import PlinthError
 
 POLL_SECONDS = 1.0
@@ -36,12 +37,13 @@ class Staleness:
 
     Args:
         state: The product's state folder.
-        tenants: Source to the tenant whose documents it holds: nobody else learns of it.
+        specs: The product's sources: of which tenant they are (nobody else learns of them), and their objectives.
     """
 
-    def __init__(self, state: Path, tenants: Mapping[str, str]) -> None:
+    def __init__(self, state: Path, specs: Sequence[SourceSpec]) -> None:
         self._state = state
-        self._tenants = dict(tenants)
+        self._tenants = {spec.name: spec.tenant for spec in specs}
+        self._objectives = freshness.objectives(specs)
         self._known: dict[str, SourceFreshness] = {}
         self._builds: dict[str, BuildRecord | None] = {}
         self._stop = threading.Event()
@@ -65,14 +67,10 @@ class Staleness:
         self._builds = {build: _record(self._state, build) for build in self._builds}
 
     def sources(self, build: str, now: datetime | None = None) -> dict[str, SourceState]:
-        """Each source of the build that answers. A build that is not the newest one is as old as it is."""
+        """Each source of the build that answers. A build that no refresh measured is as old as it is."""
         now = now or datetime.now(UTC)
-        record = self._record(build)
         states = {}
-        for name, entry in self._known.items():
-            held = record.sources.get(name) if record else None
-            if held is not None and entry.probe and held.probe != entry.probe:
-                entry = SourceFreshness(held.as_of, entry.objective_seconds, None, held.probe, held.away)
+        for name, entry in freshness.of_serving(self._known, self._record(build), self._objectives).items():
             try:
                 states[name] = SourceState(entry.age(now), entry.lag_seconds, entry.late(now))
             except (ValueError, TypeError):  # a time that is none

@@ -129,7 +129,7 @@ def status(args: Namespace, out: Output) -> int:
     """Handler of `index status`; with --check, exits with 3 where a source is late."""
     from datetime import UTC, datetime
 
-    from plinth.assistants import freshness, indexing
+    from plinth.assistants import indexing
     from plinth.core.durations import seconds
     from plinth.wiring import Platform
 
@@ -138,8 +138,8 @@ def status(args: Namespace, out: Output) -> int:
     state = platform.settings.product_dir(product.name)
     record = indexing.serving_record(platform.ledger, product.name, state)
     sources = indexing.sources_of(product.answers(), record)
-    known = freshness.of_serving(freshness.read(state), record)
-    late = freshness.watch(platform.ledger, product.name, state, sources, known)
+    known = indexing.known_freshness(product, state, record)
+    late = indexing.watch(platform.ledger, product, state)
     now, rows = datetime.now(UTC), []
     for spec in sources:
         held, entry = record.sources.get(spec.name) if record else None, known.get(spec.name)

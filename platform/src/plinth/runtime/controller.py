@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0
 LONGEST_PAUSE = 5.0
 """Seconds between two ticks while the ledger cannot be used, at most."""
+WATCH_SECONDS = 30.0
+"""Between two looks at how fresh the sources of assistants are."""
 ENDING_SECONDS = 5.0
 
 
@@ -85,6 +87,38 @@ def build(platform: Platform) -> Controller:
     )
 
 
+class FreshnessWatch:
+    """Looks whether the sources of assistants are beyond their objectives: a refresh that stopped says nothing itself.
+
+    Args:
+        platform: Whose assistants.
+    """
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._manifest = Manifests(platform)
+        self._problems: dict[str, str] = {}
+
+    def __call__(self) -> None:
+        """Look once at every assistant. What fails on one stops no other, and is logged when it changes."""
+        for name in self._platform.products.names():
+            problem = ""
+            try:
+                self._look(name)
+            except (PlinthError, OSError, ValueError) as error:
+                problem = str(error)
+            if problem and problem != self._problems.get(name):
+                log.warning("freshness cannot be watched", extra={"product": name, "reason": problem})
+            self._problems[name] = problem
+
+    def _look(self, name: str) -> None:
+        from plinth.assistants import indexing
+
+        product = self._manifest(name)
+        if product.assistant is not None:
+            indexing.watch(self._platform.ledger, product, self._platform.settings.product_dir(name))
+
+
 def _glance(platform: Platform, name: str, alias: Alias) -> str | None:
     """Which version carries an alias. MLflow keeps prompts as it keeps models, so its server tells of both."""
     if name.startswith(INDEX):
@@ -123,7 +157,7 @@ def run(
         return leads
     stop = threading.Event()
     with _until_signalled(stop):
-        return _Loop(controller, stop, interval, on_ready).run()
+        return _Loop(controller, stop, interval, on_ready, FreshnessWatch(platform)).run()
 
 
 def _project_once(controller: Controller) -> None:
@@ -138,20 +172,29 @@ def _project_once(controller: Controller) -> None:
 
 
 class _Loop:
-    """Ticks in this thread and projects in another, so that a registry that hangs holds up no rollback."""
+    """Ticks in this thread, projects in another, so that a registry that hangs holds up no rollback, and looks at
+    freshness in a third."""
 
     def __init__(
-        self, controller: Controller, stop: threading.Event, interval: float, on_ready: Callable[[], None]
+        self,
+        controller: Controller,
+        stop: threading.Event,
+        interval: float,
+        on_ready: Callable[[], None],
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         self._controller = controller
         self._stop = stop
         self._interval = interval
         self._on_ready = on_ready
         self._broken: BaseException | None = None
+        self._look = watch
         self._thread = threading.Thread(target=self._project, name="plinth-projection", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="plinth-freshness", daemon=True)
 
     def run(self) -> bool:
         self._thread.start()
+        self._watcher.start()
         leads, pause, problem = False, self._interval, ""
         ready = False
         while True:
@@ -185,6 +228,15 @@ class _Loop:
         except BaseException as error:  # noqa: BLE001  (out of memory, or a bug: the process ends, and is started again)
             self._broken = error
             self._stop.set()
+
+    def _watch(self) -> None:
+        """Nothing waits for this: its events are told once, whoever else looks."""
+        while not self._stop.wait(WATCH_SECONDS):
+            try:
+                if self._controller.leads():
+                    self._look()
+            except Exception:  # a bug here must stop no rollout
+                log.exception("freshness cannot be watched")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ import pytest
 from indexes import corpus
 from plinth.assistants import freshness
 from plinth.assistants.freshness import SourceFreshness
-from plinth.assistants.records import SourceRecord
-from plinth.core.assistants import SourceSpec
+from plinth.assistants.records import BuildRecord, SourceRecord
+from plinth.core.assistants import IndexRef, SourceSpec
 from plinth.core.corpus import PROBE_TENANT, Scope
 from plinth.errors import Unavailable
 from plinth.ledger.store import Ledger
@@ -24,6 +24,13 @@ EARLY, LATE = "2026-01-01T00:00:00.000000+00:00", "2026-01-01T01:00:00.000000+00
 
 def source(as_of=LATE, probe="probenew", **more):
     return SourceRecord(as_of=as_of, documents=1, chunks=1, probe=probe, **more)
+
+
+def serving(sources, **more):
+    ref = IndexRef(
+        build="0" * 16, checksum={}, chunks={}, documents=0, dimension=4, embedding="e" * 64, chunking="c" * 64
+    )
+    return BuildRecord(index=ref, made_at=LATE, avg_len=1.0, sources=sources, **more)
 
 
 def test_a_probe_follows_from_the_sources_chunks_whatever_their_order():
@@ -139,6 +146,27 @@ def test_the_objective_is_that_of_the_manifest_not_of_the_file(tmp_path, ledger)
     freshness.write(tmp_path, {"docs": SourceFreshness(ago(5), 10**9)})
     tight = [SPECS[0].model_copy(update={"freshness": "1s"})]
     assert freshness.watch(ledger, "helper", tmp_path, tight)
+
+
+def test_of_a_build_that_no_refresh_measured_its_own_listing_counts(tmp_path):
+    given = SourceSpec(name="extra", kind="folder", path="extra", freshness="5s")
+    build = serving(
+        {
+            "docs": source(as_of=EARLY, probe="older"),
+            "wiki": source(as_of=EARLY),
+            "extra": source(as_of=EARLY, given=given),
+            "acme": source(as_of=EARLY, tenant="acme"),
+        },
+        without=("acme",),
+    )
+    known = {"docs": SourceFreshness(LATE, 600, 1.0, "newer")}
+    found = freshness.of_serving(known, build, freshness.objectives(SPECS))
+    assert found == {
+        "docs": SourceFreshness(EARLY, 600, None, "older"),
+        "wiki": SourceFreshness(EARLY, 3600, None, "probenew"),
+        "extra": SourceFreshness(EARLY, 5, None, "probenew"),
+    }, "and a tenant that was deleted has no source that could be late"
+    assert freshness.of_serving(known, None, {}) == known
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"sources": 3}', '{"sources": {"docs": {"x": 1}}}'])

@@ -9,10 +9,14 @@ from plinth.assistants import freshness
 from plinth.assistants.freshness import SourceFreshness
 from plinth.assistants.records import BUILD, BuildRecord, SourceRecord, build_folder, write_file
 from plinth.assistants.staleness import Staleness
-from plinth.core.assistants import IndexRef
+from plinth.core.assistants import IndexRef, SourceSpec
 
 NOW = datetime.now(UTC)
 OLD, NEW = "0" * 16, "1" * 16
+SPECS = (
+    SourceSpec(name="docs", kind="folder", path="docs", freshness="10m"),
+    SourceSpec(name="wiki", kind="folder", path="wiki", freshness="10m", tenant="acme"),
+)
 
 
 def at(minutes):
@@ -32,7 +36,7 @@ def known(tmp_path):
             held = SourceRecord(as_of=at(minutes), documents=1, chunks=1, probe=probe)
             record = BuildRecord(index=ref, made_at=at(minutes), avg_len=1.0, sources={"docs": held})
             write_file(build_folder(tmp_path, build) / BUILD, record.model_dump_json().encode())
-        staleness = Staleness(tmp_path, {"docs": "public", "wiki": "acme"})
+        staleness = Staleness(tmp_path, SPECS)
         staleness.look()
         return staleness
 
@@ -56,6 +60,13 @@ def test_an_older_build_is_as_old_as_it_is_whatever_the_newest_one_knows(known):
     assert staleness.stale(NEW, ("public",)) == ()
     assert staleness.stale(OLD, ("public",)) == ("docs",), "a rollback brings old documents back"
     assert staleness.made_at(OLD) < staleness.made_at(NEW)
+
+
+def test_a_build_that_no_refresh_ever_looked_at_grows_stale_all_the_same(known):
+    """Promoted by hand, and the refresh schedule never ran: nothing was written."""
+    staleness = known({}, {OLD: ("old", 60), NEW: ("new", 1)})
+    assert staleness.stale(NEW, ("public",)) == ()
+    assert staleness.stale(OLD, ("public",)) == ("docs",)
 
 
 def test_nobody_learns_of_another_tenants_sources(known):
