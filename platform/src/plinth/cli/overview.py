@@ -34,7 +34,7 @@ COMMANDS = {
         "trace",
         "Everything an answer was made of: release, chunks, documents, prompts, guardrails, approver, cost.",
     ),
-    "tenant": ("tenant", "Tenants of an assistant: add, list."),
+    "tenant": ("tenant", "Tenants of an assistant: add, list, delete."),
     "index": ("index", "Index builds of an assistant: build, list, status, promote, diff."),
     "eval": ("evaluate", "Evaluation: retrieval on collections, answers on golden questions."),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
