@@ -156,12 +156,13 @@ class AssistantPorts:
 
     def source(self, spec: SourceSpec) -> Source:
         """A source of documents; a relative path is one of the workspace."""
+        from plinth.ingestion.names import HarmlessNames
         from plinth.ingestion.sources import FolderSource, UrlSource
 
         path = self._settings.home / Path(spec.path)
-        if spec.kind == "urls":
-            return UrlSource(spec.name, path)
-        return FolderSource(spec.name, path, spec.include, spec.exclude)
+        urls = spec.kind == "urls"
+        found = UrlSource(spec.name, path) if urls else FolderSource(spec.name, path, spec.include, spec.exclude)
+        return HarmlessNames(found, self.personal_data, self.secrets)
 
 
 def _key(variable: str | None) -> str:
