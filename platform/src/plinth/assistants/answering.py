@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, MutableSequence, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -147,7 +147,7 @@ async def answer(
 
 
 def ask(assistant: LoadedAssistant, question: str, scope: Scope, *, stale: Sequence[str] = ()) -> Answer:
-    """The whole answer at once, where there is no event loop. Raises as `answer`."""
+    """The whole answer at once, also where an event loop runs, as in a notebook. Raises as `answer`."""
 
     async def last() -> Answer:
         whole: Answer | None = None
@@ -156,7 +156,12 @@ def ask(assistant: LoadedAssistant, question: str, scope: Scope, *, stale: Seque
         assert whole is not None  # noqa: S101  (it is what `answer` ends with)
         return whole
 
-    return asyncio.run(last())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(last())
+    with ThreadPoolExecutor(1, "plinth-ask") as pool:  # a thread has a loop of its own
+        return pool.submit(asyncio.run, last()).result()
 
 
 async def _say(

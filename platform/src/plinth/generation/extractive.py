@@ -79,7 +79,7 @@ class ExtractiveGenerator:
         """The sentences of the answer with their citations."""
         question, sources = read_prompt(messages)
         wanted = list(dict.fromkeys(terms(question)))
-        found = [passage for source in sources for passage in passages(source)]
+        found = [passage for source in sources for passage in passages(source) if not _repeats(passage.text, question)]
         if not wanted or not found:
             return [UNKNOWN]
         chosen = _choose(self._scores(question, wanted, found))
@@ -97,6 +97,12 @@ class ExtractiveGenerator:
         return [
             ((score + max(0.0, cosine)) / 2, passage) for (score, passage), cosine in zip(short, alike, strict=True)
         ]
+
+
+def _repeats(text: str, question: str) -> bool:
+    """Whether a text holds the question word for word: a text that quotes it does not answer it."""
+    asked, said = (re.findall(r"[^\W_]+", one.lower()) for one in (question, text))
+    return len(asked) > 3 and f" {' '.join(asked)} " in f" {' '.join(said)} "
 
 
 def _weights(wanted: Sequence[str], found: Sequence[Passage]) -> dict[str, float]:

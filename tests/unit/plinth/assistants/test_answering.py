@@ -199,3 +199,10 @@ def test_it_works_through_deadline_and_fallback_too(make, lab):
     guarded = ResilientGenerator(assistant.generator, Saying(f"{TRUE} [1]."), timeout=5)
     object.__setattr__(assistant, "generator", guarded)
     assert ask(assistant, QUESTION, Scope()).text == f"{TRUE} [1]."
+
+
+def test_a_question_may_be_asked_where_an_event_loop_runs(make):
+    async def inside():
+        return ask(make(), QUESTION, Scope())
+
+    assert asyncio.run(inside()).citations
