@@ -70,8 +70,8 @@ def test_what_follows_a_question_answers_it():
 def test_a_text_that_repeats_the_question_does_not_answer_it():
     said = ask(
         "Which port does the gull service use?",
-        'Try `ask "Which port does the gull service use?"` to see.',
-        "The gull service uses the port 7001.",
+        ("Trying", 'Try `ask "Which port does the gull service use?"` to see.'),
+        ("Ports", "The gull service uses the port 7001."),
     )
     assert said == ["The gull service uses the port 7001 [2]."]
 
