@@ -1,4 +1,4 @@
-"""Asking a running service as the freshness probes do: over HTTP, with the probes' key."""
+"""Asking a running service over HTTP, as the freshness probes do: with the probes' key."""
 
 from __future__ import annotations
 
@@ -46,6 +46,24 @@ class Service:
             return list(_texts(json.loads(data)))
         except ValueError:
             raise Unavailable("the service answers what is no JSON", where=f"{self._url}/search") from None
+
+    def flush(self) -> None:
+        """Have it write the answers that it holds in memory; one that does not run holds none.
+
+        Raises:
+            Unavailable: It runs, and does not do it.
+        """
+        try:
+            status, _ = self._send("POST", "/answers-log/flush")
+        except Unavailable as error:
+            if isinstance(error.__cause__, ConnectionRefusedError):
+                return
+            raise
+        if status != 200:
+            raise Unavailable(
+                f"the service cannot write its answer log ({status})", where=f"{self._url}/answers-log/flush",
+                hint="free disk space, or stop the service; then run the same command again",
+            )  # fmt: skip
 
     def _send(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
         address = urllib.parse.urlsplit(self._url)

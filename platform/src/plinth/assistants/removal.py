@@ -77,6 +77,7 @@ def remove_tenant(
     tenant: str,
     *,
     replace: Callable[[], None],
+    flush: Callable[[], None] = lambda: None,
     caches: Sequence[Path] = (),
     actor: str,
 ) -> Removed:
@@ -89,6 +90,7 @@ def remove_tenant(
         state: Its state folder.
         tenant: Whose documents go.
         replace: Makes and promotes a release without the tenant, where the serving one has it. Called at most once.
+        flush: Makes a running service write the answers that it holds in memory: they are taken out with the others.
         caches: Folders outside the state folder that may hold its texts: files that do are deleted.
         actor: Who deletes.
 
@@ -97,6 +99,7 @@ def remove_tenant(
         NotFound: There is no such tenant: no key, no chunk, no tombstone.
         RefusedByPolicy: A release with the tenant serves still, or a window of its texts was found afterwards.
         Conflict: An index build is being made.
+        Unavailable: A service runs and does not write its answers.
     """
     if tenant in (SHARED_TENANT, PROBE_TENANT):
         raise InvalidInput(f"{tenant!r} is no tenant that can be deleted", where=product)
@@ -119,8 +122,8 @@ def remove_tenant(
     with alone(state):
         builds = _scrub_builds(store, state, tenant)
         shutil.rmtree(state / "cache" / "vectors", ignore_errors=True)
+    flush()
     answers = _scrub_answers(state, tenant)
-    _scrub_quarantine(state, tenant)
     _scrub_caches(canaries, (state / "runs", *caches))
     found = canaries.search([path for path in (state, *caches) if path.is_dir()])
     removed = Removed(tenant, builds, answers, found.files, found.size, len(canaries.sure), found.findings)
@@ -236,11 +239,6 @@ def _scrub_answers(state: Path, tenant: str) -> int:
     return sum(
         drop_rows(path, "tenant", tenant) for path in sorted((state / "answers").rglob("*.parquet")) if path.is_file()
     )
-
-
-def _scrub_quarantine(state: Path, tenant: str) -> None:
-    """Reports about the tenant's files."""
-    shutil.rmtree(state / "quarantine" / "tenants" / tenant, ignore_errors=True)
 
 
 def _scrub_caches(canaries: Canaries, folders: Sequence[Path]) -> None:

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from plinth.assistants import answering, checks, evaluation, golden, grounding, indexing, judging, releases
 from plinth.assistants.indexing import BuildTools
 from plinth.assistants.loading import Loader
-from plinth.assistants.records import BUILD, CHUNKS, SourceRecord, build_folder, read_build
+from plinth.assistants.records import BUILD, CHUNKS, BuildRecord, SourceRecord, build_folder, read_build
 from plinth.contracts.check import load_contracts
 from plinth.contracts.report import summary, to_html
 from plinth.core.assistants import AssistantConfig, SourceSpec
+from plinth.core.corpus import SHARED_TENANT
 from plinth.core.gates import Gate
 from plinth.core.products import Product
 from plinth.core.releases import CodeRef, ContractRef, DataRef
@@ -178,6 +179,16 @@ def _stored(context: Context, value: Any) -> FileRef:
     return FileRef(path=context.ports.artifacts.path(digest), sha256=digest)
 
 
+def _everybodys(record: BuildRecord) -> list[dict[str, Any]]:
+    """Quarantined files of what is everybody's. A run's documents stay, in Prefect too: names of a tenant's files must
+    not stand where its deletion does not reach. `build.json` has them."""
+    return [
+        refused.model_dump()
+        for refused in record.refused
+        if refused.source in record.sources and record.sources[refused.source].tenant == SHARED_TENANT
+    ]
+
+
 @step(version="1", cache=False)  # folders and pages are outside of what a cache key sees
 def index(context: Context, sources: tuple[SourceSpec, ...]) -> Index:
     """Read the sources and make the build of what they hold; nothing is embedded twice."""
@@ -189,8 +200,8 @@ def index(context: Context, sources: tuple[SourceSpec, ...]) -> Index:
     )
     record = made.record
     artifact("sources", table=[{"source": name, **held.model_dump()} for name, held in record.sources.items()])
-    if record.refused:
-        artifact("quarantine", table=[refused.model_dump() for refused in record.refused])
+    if table := _everybodys(record):
+        artifact("quarantine", table=table)
     found = dict(made.read.contents.sources)
     folder = build_folder(context.state, record.index.build)
     return Index(

@@ -89,6 +89,7 @@ def delete(args: Namespace, out: Output) -> None:
         folder,
         args.name,
         replace=lambda: _serve_without(platform, args.product, args.name),
+        flush=lambda: _flush(platform, args.product),
         caches=(platform.settings.state_dir / "cache" / "steps", platform.settings.state_dir / "logs"),
         actor=platform.actor,
     )
@@ -124,6 +125,14 @@ def _serve_without(platform: Platform, product: str, tenant: str) -> None:
         platform.ledger, platform.aliases_for(product), spec, outcome.release, direct=True, actor=platform.actor,
         reason=f"tenant {tenant} was deleted",
     )  # fmt: skip
+
+
+def _flush(platform: Platform, product: str) -> None:
+    """Have the running service write its answers."""
+    from plinth.assistants.probing import Service
+
+    for url in platform.service_urls(product):
+        Service(url, key="").flush()
 
 
 def _folder(platform: Platform, product: str) -> Path:

@@ -1,6 +1,7 @@
 """Telemetry of an assistant's service: what a product's service reports, and each answer with its steps.
 
-A span never carries the text of a question, a source or an answer: their ids, scores and counts only.
+A span never carries the text of a question, a source or an answer: their ids, scores and counts only. Of what belongs
+to a tenant it does not name the document either: traces are kept where a tenant's deletion does not reach.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plinth.core.answers import Answer
+from plinth.core.answers import Answer, Hit
 from plinth.core.assistants import AssistantConfig
+from plinth.core.corpus import SHARED_TENANT
 from plinth.telemetry import genai, metrics
 from plinth.telemetry.observer import ServiceObserver
 from plinth.telemetry.prometheus import Metrics, Reading, release_readings
@@ -208,10 +210,7 @@ def _spans(told: Told) -> dict[str, tuple[str, Mapping[str, Any]]]:
             chat[genai.RESPONSE_MODEL] = answer.generator
         chat[genai.INPUT_TOKENS] = answer.usage.prompt_tokens
         chat[genai.OUTPUT_TOKENS] = answer.usage.completion_tokens
-        found = [
-            {"id": hit.chunk.id, "score": hit.score, "document": hit.chunk.document, "version": hit.chunk.version}
-            for hit in answer.retrieved
-        ]
+        found = [_retrieved(hit) for hit in answer.retrieved]
         retrieval[genai.DOCUMENTS] = json.dumps(found, default=float)
     embeddings = {
         genai.OPERATION: genai.EMBEDDINGS,
@@ -226,3 +225,9 @@ def _spans(told: Told) -> dict[str, tuple[str, Mapping[str, Any]]]:
         "sources": ("guardrails sources", {}),
         "chat": (f"{genai.CHAT} {endpoint.model}", chat),
     }
+
+
+def _retrieved(hit: Hit) -> dict[str, Any]:
+    chunk = hit.chunk
+    named = {"document": chunk.document, "version": chunk.version} if chunk.tenant == SHARED_TENANT else {}
+    return {"id": chunk.id, "score": hit.score, **named}

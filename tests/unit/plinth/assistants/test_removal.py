@@ -110,6 +110,17 @@ def test_deleting_again_does_nothing_and_proves_again(ledger, engine, state):
     assert (again.builds, again.answers, again.findings) == ({}, 0, ())
 
 
+def test_answers_that_a_running_service_has_not_written_yet_are_taken_out_too(ledger, engine, state):
+    late = state / "answers" / "date=2026-01-01" / "part-3.parquet"
+
+    def flush():
+        assert tenants.tenants(state) == [], "its key is gone: nothing is asked any more"
+        pq.write_table(pa.Table.from_pylist([{"tenant": "acme", "answer": "short"}]), late)
+
+    assert remove(ledger, engine, state, flush=flush).answers == 3
+    assert not late.exists() or pq.ParquetFile(late).metadata.num_rows == 0
+
+
 @pytest.mark.parametrize("step", ["_scrub_builds", "_scrub_record", "_scrub_answers", "_scrub_caches"])
 def test_a_deletion_that_was_interrupted_goes_on_and_still_knows_what_to_look_for(
     ledger, engine, state, monkeypatch, step

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 from answering import PROMPTS, index_of
 from indexes import CountingEmbedder, chunk
@@ -137,6 +138,14 @@ def test_no_span_and_no_metric_carries_a_text():
     spans, _ = spans_of()
     text, _, _ = observed()
     assert SECRET not in text + "".join(span.to_json() for span in spans.values())
+
+
+def test_no_span_names_a_document_of_a_tenant():
+    own = chunk(2, "Theirs.", tenant="acme", document="acme/heron-layoffs.md")
+    spans, _ = spans_of(answer=replace(ANSWER, retrieved=(Hit(CHUNK, 0.75, 0.5, 2.0), Hit(own, 0.5, 0.5, 1.0))))
+    found = json.loads(spans[f"retrieval {CONFIG.index.build}"].attributes[genai.DOCUMENTS])
+    assert [one["id"] for one in found] == [CHUNK.id, own.id]
+    assert "heron-layoffs" not in "".join(span.to_json() for span in spans.values())
 
 
 def test_a_failed_answer_is_an_error_in_its_trace():
