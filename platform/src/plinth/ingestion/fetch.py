@@ -51,7 +51,7 @@ class Fetcher:
     Args:
         max_bytes: Size of a page at most.
         timeout: Seconds to connect, and between two pieces of an answer.
-        deadline: Seconds that a page may take as a whole.
+        deadline: Seconds that a page may take as a whole, however slowly its server sends one byte after the other.
         allow: "address:port" pairs that are fetched though they are not public. Only tests pass any.
     """
 
@@ -83,7 +83,7 @@ class Fetcher:
 
     def _follow(self, method: str, url: str) -> Page:
         until = time.monotonic() + self._deadline
-        with self._pool() as pool:
+        with self._pool(until) as pool:
             target = url
             for _ in range(MAX_REDIRECTS + 1):
                 check_url(target)
@@ -99,12 +99,12 @@ class Fetcher:
         raise RefusedByPolicy(f"the page redirects more than {MAX_REDIRECTS} times", where=url)
 
     @contextmanager
-    def _pool(self) -> Iterator[httpcore.ConnectionPool]:
+    def _pool(self, until: float) -> Iterator[httpcore.ConnectionPool]:
         try:
             import httpcore
         except ModuleNotFoundError as error:
             raise MissingExtra(error.name or "httpcore", "ingestion") from error
-        backend = _backend(self._allow)
+        backend = _backend(self._allow, until)
         with httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=backend) as pool:
             yield pool
 
@@ -184,17 +184,49 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
-def _backend(allow: frozenset[str]) -> httpcore.NetworkBackend:
+def _backend(allow: frozenset[str], until: float) -> httpcore.NetworkBackend:
     import httpcore
+
+    def left(timeout: float | None) -> float:
+        """Seconds that one wait may take: httpcore begins its timeout anew with every byte."""
+        seconds = until - time.monotonic()
+        if seconds <= 0:
+            raise httpcore.ReadTimeout("the page takes too long")
+        return seconds if timeout is None else min(timeout, seconds)
+
+    class Bounded(httpcore.NetworkStream):
+        """A connection that ends at the deadline."""
+
+        def __init__(self, stream: httpcore.NetworkStream) -> None:
+            self._stream = stream
+
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            return self._stream.read(max_bytes, left(timeout))
+
+        def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            self._stream.write(buffer, left(timeout))
+
+        def close(self) -> None:
+            self._stream.close()
+
+        def start_tls(
+            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        ) -> httpcore.NetworkStream:
+            return Bounded(self._stream.start_tls(ssl_context, server_hostname, left(timeout)))
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._stream.get_extra_info(info)
 
     class Checked(httpcore.SyncBackend):
         """Connects to checked addresses only. httpcore goes on to name the host to the server and to TLS."""
 
-        def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        def connect_tcp(
+            self, host: str, port: int, timeout: float | None = None, *args: Any, **kwargs: Any
+        ) -> httpcore.NetworkStream:
             error: Exception | None = None
             for address in _resolved(host, port, allow):
                 try:
-                    return super().connect_tcp(address, port, *args, **kwargs)
+                    return Bounded(super().connect_tcp(address, port, left(timeout), *args, **kwargs))
                 except (httpcore.ConnectError, httpcore.ConnectTimeout) as failed:
                     error = failed
             raise error or httpcore.ConnectError(f"{host} has no address")
