@@ -12,6 +12,7 @@ from plinth.generation.extractive import ExtractiveGenerator
 from plinth.generation.openai import OpenAIGenerator
 from plinth.generation.port import Message, Request
 from plinth.generation.resilient import ResilientGenerator
+from plinth.retrieval.openai import OpenAIEmbedder
 
 CANARY = "canary-7c1f0e"
 PROMPT = f'<source id="1">The port of the service is 3002 {CANARY}.</source><question>Which port is it?</question>'
@@ -51,6 +52,20 @@ def texts_until_failure(generator, kind=Unavailable):
         pytest.fail(f"nothing was raised after {said}")
 
     return asyncio.run(run())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_what_is_for_a_model_on_this_machine_does_not_pass_a_proxy_of_the_environment(server, make, monkeypatch, host):
+    with OpenAIServer() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        url = server.url.replace("127.0.0.1", host)
+        collect(make(base_url=url))
+        OpenAIEmbedder("small", url, "secret-key").embed_query("Which port is it?")
+        assert not proxy.asked
+    assert {asked.path for asked in server.asked} == {"/v1/chat/completions", "/v1/embeddings"}
 
 
 def test_an_upstream_that_never_answers_meets_the_deadline(server, make):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from plinth.core.addresses import Address
 from plinth.core.digests import digest_json
 from plinth.core.durations import Duration
 from plinth.core.regexes import LIMIT, ways
@@ -74,7 +75,7 @@ class Embedding(_Frozen):
         "downloaded; openai: any endpoint of that kind.",
     )  # fmt: skip
     model: str = Field(default="all-MiniLM-L6-v2-int8", min_length=1)
-    base_url: str | None = Field(
+    base_url: Address | None = Field(
         default=None, description="openai only: address of the endpoint, such as http://host/v1."
     )
     api_key_env: str | None = Field(default=None, description="openai only: environment variable that holds the key.")
@@ -117,7 +118,7 @@ class Endpoint(_Frozen):
         default="extractive", description="extractive: quotes sentences, offline; openai: any endpoint of that kind."
     )
     model: str = Field(default="extractive-1", min_length=1)
-    base_url: str | None = Field(
+    base_url: Address | None = Field(
         default=None, description="openai only: address of the endpoint, such as http://host/v1."
     )
     api_key_env: str | None = Field(default=None, description="openai only: environment variable that holds the key.")

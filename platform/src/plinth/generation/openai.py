@@ -1,8 +1,9 @@
 """Any endpoint that speaks OpenAI's chat completions: vLLM, Ollama, llama.cpp, a cloud.
 
 Where it is, `base_url` says: configuration of the product's owner and never of a request, so addresses of this machine
-and of private networks are allowed. Redirects are not followed. `max_tokens` is sent under its old name, which every
-such server knows; tokens that a reasoning model thinks in are its endpoint's to limit.
+and of private networks are allowed. Redirects are not followed; a proxy of the environment is used, but not to this
+machine. `max_tokens` is sent under its old name, which every such server knows; tokens that a reasoning model thinks in
+are its endpoint's to limit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from plinth.core.addresses import is_own_machine
 from plinth.core.answers import Usage
 from plinth.errors import InvalidInput, MissingExtra, PlinthError, Unavailable
 from plinth.generation.budget import cost_of, estimate_prompt, token_weight
@@ -52,13 +54,16 @@ class OpenAIGenerator:
                 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
             except ModuleNotFoundError as error:
                 raise MissingExtra(error.name or "openai", "generation") from error
+            url = str(self._endpoint.base_url)
             limits = Timeout(self._timeout, connect=min(_CONNECT_SECONDS, self._timeout))
             client = AsyncOpenAI(
-                base_url=self._endpoint.base_url,
+                base_url=url,
                 api_key=self._api_key or "none",
                 max_retries=self._retries,
                 timeout=limits,
-                http_client=DefaultAsyncHttpxClient(follow_redirects=False, timeout=limits),
+                http_client=DefaultAsyncHttpxClient(
+                    follow_redirects=False, timeout=limits, trust_env=not is_own_machine(url)
+                ),
             )
             self._client = (loop, client)
         return self._client[1]

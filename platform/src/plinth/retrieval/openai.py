@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from plinth.core.addresses import is_own_machine
 from plinth.core.digests import digest_json
 from plinth.errors import InvalidInput, MissingExtra, PlinthError, Unavailable
 from plinth.retrieval.port import Progress, Vectors
@@ -174,5 +175,5 @@ def _client(base_url: str, api_key: str) -> Any:
         api_key=api_key or "none",
         timeout=TIMEOUT,
         max_retries=RETRIES,
-        http_client=DefaultHttpxClient(follow_redirects=False, timeout=TIMEOUT),
+        http_client=DefaultHttpxClient(follow_redirects=False, timeout=TIMEOUT, trust_env=not is_own_machine(base_url)),
     )
