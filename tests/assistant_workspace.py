@@ -6,6 +6,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from plinth.rollouts import commands
 from plinth.runtime import pipelines
 from plinth.settings import Settings
 from plinth.wiring import Platform
@@ -92,6 +93,20 @@ def write_page(path, title, text):
 def run(platform, pipeline, **params):
     """Run a pipeline in this process; returns what it ended with."""
     return pipelines.run(platform, PRODUCT, pipeline, params, inline=True).output
+
+
+def begin(platform):
+    """Make the first release, let it serve (a refresh begins nothing) and look once whether anything changed.
+
+    Returns what the build ended with.
+    """
+    made = run(platform, "build")
+    product = platform.products.get(PRODUCT).spec
+    commands.promote(
+        platform.ledger, platform.aliases_for(PRODUCT), product, made.release, actor="tester", reason="the first one"
+    )
+    run(platform, "refresh")
+    return made
 
 
 def environment(platform, **more):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_workspace import PAGES, PRODUCT, environment, make_workspace, run, state_of, write_page
+from assistant_workspace import PAGES, PRODUCT, begin, environment, make_workspace, run, state_of, write_page
 from plinth.assistants import checks, indexing, records
 from plinth.assistants.builds import alone
 from plinth.core.corpus import PROBE_TENANT, Scope
@@ -64,7 +64,7 @@ def models(tmp_path_factory):
 def platform(tmp_path, models):
     """A workspace whose first release serves."""
     platform = make_workspace(tmp_path / "home", models)
-    assert run(platform, "refresh").promoted
+    begin(platform)
     return platform
 
 
@@ -161,7 +161,7 @@ def test_two_builds_at_once_are_a_conflict_for_the_second(platform, tmp_path):
 def test_row_18_a_model_whose_file_was_exchanged_is_never_asked_with(tmp_path):
     """The weights on disk are not those that the index was made with: they are made again, or nothing is released."""
     platform = make_workspace(tmp_path / "home")
-    assert run(platform, "refresh").promoted
+    begin(platform)
     (model,) = (platform.settings.state_dir / "models" / "minilm").rglob("model.onnx")
     good = digest_file(model)
     data = bytearray(model.read_bytes())
