@@ -13,7 +13,7 @@ from plinth.assistants import freshness, indexing, probing, releases, steps, ten
 from plinth.assistants.records import BuildRecord, SourceRecord, read_build
 from plinth.assistants.steps import Context, Index, Outcome
 from plinth.core.assistants import SourceSpec
-from plinth.errors import Conflict, NotFound
+from plinth.errors import Conflict, NotFound, PlinthError
 from plinth.governance.code import code_ref
 from plinth.pipelines.files import FileRef
 from plinth.pipelines.step import artifact
@@ -37,7 +37,7 @@ def build(
     spec = context.ports.products.get(context.product).spec.answers()
     chosen = indexing.chosen_sources(spec, sources or {}, context.ports.settings.home)
     made = steps.index(context, chosen)
-    return release_index(context, made, prompts=prompts or {})
+    return release_index(context, made, prompts=prompts or {}, keep=True)
 
 
 def release_build(context: Context, build: str) -> Outcome:
@@ -46,7 +46,12 @@ def release_build(context: Context, build: str) -> Outcome:
 
 
 def release_index(
-    context: Context, made: Index, *, like_serving: bool = False, prompts: Mapping[str, str] | None = None
+    context: Context,
+    made: Index,
+    *,
+    like_serving: bool = False,
+    prompts: Mapping[str, str] | None = None,
+    keep: bool = False,
 ) -> Outcome:
     """Check, evaluate and release an index build.
 
@@ -55,6 +60,7 @@ def release_index(
         made: The build.
         like_serving: Take everything but the index from the serving release, not from product.yaml.
         prompts: Name of a prompt to a file, in place of the product's.
+        keep: Keep the evaluation in MLflow, too.
     """
     ports = context.ports
     loaded = ports.products.get(context.product)
@@ -68,8 +74,9 @@ def release_index(
     questions = FileRef.of(loaded.folder / spec.golden)
     checked = steps.check(context, made, questions)
     rival = steps.keep(context, serving[1]) if serving is not None else None
-    judged = steps.evaluate(context, config, questions, rival, ports.assistants.embedder(spec.embedding).digest)
-    arguments = (config, kept, (checked, judged), questions, loaded.spec.gates, code_ref(ports.settings.home))
+    judged = steps.evaluate(context, config, questions, rival)
+    evidence = (checked, steps.Judged(judged.evidence))
+    arguments = (config, kept, evidence, questions, loaded.spec.gates, code_ref(ports.settings.home))
     digest = steps.release(context, *arguments)
     try:
         record = ports.ledger.release(digest)
@@ -78,6 +85,11 @@ def release_index(
         digest = steps.release.function(context, *arguments)
         record = ports.ledger.release(digest)
     artifact("gates", table=[verdict.model_dump() for verdict in record.manifest.verdicts])
+    if keep:
+        try:
+            steps.log_evaluation(context, digest, judged.report, serving[0] if serving is not None else "")
+        except PlinthError as error:
+            log.warning("the evaluation of release %s is not in MLflow: %s", digest[:12], error)
     return Outcome(
         release=digest, build=made.build, accepted=record.status == "accepted",
         failed_gates=tuple(verdict.gate for verdict in record.manifest.failed_gates()),

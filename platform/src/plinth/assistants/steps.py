@@ -13,26 +13,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from plinth.assistants import answering, checks, evaluation, golden, grounding, indexing, judging, releases
+from plinth.assistants import checks, evaluation, golden, indexing, judging, releases
 from plinth.assistants.indexing import BuildTools
 from plinth.assistants.loading import Loader
 from plinth.assistants.records import BUILD, CHUNKS, BuildRecord, SourceRecord, build_folder, read_build
 from plinth.contracts.check import load_contracts
 from plinth.contracts.report import summary, to_html
+from plinth.core import gates as gate_rules
 from plinth.core.assistants import AssistantConfig, SourceSpec
 from plinth.core.corpus import SHARED_TENANT
 from plinth.core.gates import Gate
 from plinth.core.products import Product
 from plinth.core.releases import CodeRef, ContractRef, DataRef
 from plinth.errors import InvalidInput, NotFound, RefusedByPolicy
-from plinth.generation import passages
-from plinth.guardrails import engine, support
 from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.store import Ledger
 from plinth.pipelines.files import FileRef
 from plinth.pipelines.port import PipelineContext
 from plinth.pipelines.step import artifact, step
-from plinth.retrieval import search
 from plinth.rollouts.release import Aliases
 from plinth.settings import Settings
 
@@ -54,6 +52,16 @@ class Catalogue(Protocol):
 
     def get(self, name: str) -> Loaded:
         """One product."""
+
+
+class Evaluations(Protocol):
+    """Where evaluations are kept (plinth.models.mlflow_evaluation)."""
+
+    def log_evaluation(
+        self, product: str, release: str, rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any],
+        digests: Mapping[str, str],
+    ) -> str:  # fmt: skip
+        """Write an evaluation down; returns the run's id. Raises Unavailable, MissingExtra."""
 
 
 class Ports(Protocol):
@@ -82,6 +90,10 @@ class Ports(Protocol):
     @property
     def assistants(self) -> BuildTools:
         """The adapters of assistants."""
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """Where evaluations are kept."""
 
     def service_urls(self, product: str) -> list[str]:
         """Base addresses of the product's service."""
@@ -134,6 +146,13 @@ class Judged:
     """Evidence as a JSON artefact."""
 
     evidence: FileRef
+
+
+@dataclass(frozen=True)
+class Evaluated(Judged):
+    """The golden questions' evidence; `report` is JSON: a row a question, their summary, and what they were."""
+
+    report: FileRef
 
 
 @dataclass(frozen=True)
@@ -277,12 +296,9 @@ def keep(context: Context, config: AssistantConfig) -> FileRef:
     return FileRef(path=context.ports.artifacts.path(digest), sha256=digest)
 
 
-@step(version="1", uses=(evaluation, golden, grounding, judging, answering, engine, support, passages, search))
-def evaluate(context: Context, config: FileRef, questions: FileRef, serving: FileRef | None, model: str) -> Judged:
-    """Ask the golden questions, of the candidate and of what serves.
-
-    `model` is the digest of the embedding model as it is on disk now.
-    """
+@step(version="1", cache=False)  # models, stores and endpoints, and half of the code, are outside of a cache key
+def evaluate(context: Context, config: FileRef, questions: FileRef, serving: FileRef | None) -> Evaluated:
+    """Ask the golden questions, of the candidate and of what serves."""
     product, _ = _product(context)
     asked = golden.load_golden(questions.checked())
     loader = Loader(
@@ -293,7 +309,8 @@ def evaluate(context: Context, config: FileRef, questions: FileRef, serving: Fil
     ours = _evaluated(loader, config, asked)
     theirs = _evaluated(loader, serving, asked) if serving is not None else None
     artifact("golden", table=ours.rows())
-    return Judged(_stored(context, ours.evidence(against=theirs)))
+    report = {"rows": ours.rows(), "summary": ours.summary(), "golden": golden.golden_digest(asked)}
+    return Evaluated(_stored(context, ours.evidence(against=theirs)), _stored(context, report))
 
 
 def _evaluated(loader: Loader, config: FileRef, asked: Sequence[golden.GoldenQuestion]) -> evaluation.Evaluation:
@@ -305,7 +322,21 @@ def _evaluated(loader: Loader, config: FileRef, asked: Sequence[golden.GoldenQue
         assistant.index.close()
 
 
-@step(version="1")
+@step(version="1", timeout=180)
+def log_evaluation(context: Context, release: str, report: FileRef, against: str) -> str:
+    """Keep a release's evaluation where people look at experiments; returns the run's id.
+
+    Raises:
+        Unavailable, MissingExtra: It cannot be kept. The release does not need it.
+    """
+    found = json.loads(report.checked().read_bytes())
+    digests = {"golden": found["golden"], "against": against, "pipeline_run": context.run_id}
+    return context.ports.evaluations.log_evaluation(
+        context.product, release, found["rows"], found["summary"], digests
+    )  # fmt: skip
+
+
+@step(version="1", uses=(releases, gate_rules))
 def release(
     context: Context, config: FileRef, kept: Kept, evidence: tuple[Judged, ...], questions: FileRef,
     gates: tuple[Gate, ...], code: CodeRef,
