@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from openai_server import OpenAIServer
 from plinth.core.corpus import PROBE_TENANT, SHARED_TENANT, Chunk, Scope
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from plinth.retrieval import directories
@@ -385,6 +386,17 @@ def test_a_server_that_is_not_there_is_unavailable():
         assert "secret" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_texts_and_key_of_a_server_on_this_machine_do_not_pass_a_proxy_of_the_environment(monkeypatch):
+    with OpenAIServer() as proxy:  # it would say 501
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(Unavailable, match="does not answer"):
+            QdrantStore("http://127.0.0.1:9", "docs", "secret").builds()
+
+
 # The embedded engine's own: files, locks, crashes.
 
 
@@ -531,6 +543,8 @@ def test_every_damaged_file_is_found_before_the_engine_sees_it(folder):
         data = path.read_bytes()
         for damage in (data[:-1], bytes([data[0] ^ 1]) + data[1:]):
             path.write_bytes(damage)
+            with pytest.raises(Corrupt, match=path.name):
+                EdgeStore(folder).verify(BUILD)
             with pytest.raises(Corrupt, match=path.name):
                 EdgeStore(folder).open(BUILD)
         path.unlink()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from plinth.core.addresses import is_own_machine
 from plinth.core.answers import Hit
 from plinth.core.corpus import EVERYBODY, Chunk, Scope
 from plinth.errors import Conflict, Corrupt, InvalidInput, MissingExtra, NotFound, Unavailable
@@ -47,8 +48,9 @@ class QdrantStore:
         if isinstance(client_or_url, str):
             # The check of versions at construction would be a request, and it warns on standard error.
             self._client = _sdk().QdrantClient(
-                url=client_or_url, api_key=api_key or None, timeout=TIMEOUT_SECONDS, check_compatibility=False
-            )
+                url=client_or_url, api_key=api_key or None, timeout=TIMEOUT_SECONDS, check_compatibility=False,
+                trust_env=not is_own_machine(client_or_url),  # a proxy of the environment is for other machines
+            )  # fmt: skip
 
     def create(self, build: str, dimension: int) -> None:
         """Begin a build."""
@@ -94,6 +96,10 @@ class QdrantStore:
         if not isinstance(vectors, dict) or "dense" not in vectors:
             raise Corrupt(f"collection {collection} is not one of ours", where=collection, hint="build it again")
         return QdrantIndex(build, vectors["dense"].size, self._client, self._mark(build))
+
+    def verify(self, build: str) -> None:
+        """See whether a complete build's collection is there: what it holds, the server checks itself."""
+        self.open(build).close()
 
     def drop(self, build: str) -> None:
         """Delete a build: the mark first."""
