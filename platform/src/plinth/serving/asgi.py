@@ -33,6 +33,7 @@ JSON = b"application/json"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+HOST = re.compile(rb"(\[[0-9a-f:.]{2,45}\]|[^:\[\]]{1,255})(?::[0-9]{0,5})?")
 
 
 @dataclass(slots=True)
@@ -307,10 +308,9 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 
 def _without_port(host: bytes) -> bytes:
-    host = host.lower()
-    if host.startswith(b"["):
-        return host.partition(b"]")[0] + b"]"
-    return host.partition(b":")[0]
+    """A host's name in small letters; b"" for what is no name and, at most, a port."""
+    found = HOST.fullmatch(host.lower())
+    return found[1] if found else b""
 
 
 def _check_media_type(headers: dict[bytes, bytes]) -> None:

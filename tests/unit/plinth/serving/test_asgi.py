@@ -189,7 +189,13 @@ def test_head_answers_without_a_body(running):
     assert (answer.status, answer.text) == (200, b"")
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:3001", "127.0.0.1.evil.example", "", "[::2]:80", None])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:3001", "127.0.0.1.evil.example", "", "[::2]:80", None,
+        "127.0.0.1:3001.evil.example", "localhost:3001@evil.example", "[::1].evil.example", "[::1",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("path", ["/healthz", "/predict", "/metrics", "/"])
 def test_a_foreign_host_is_denied_on_every_route(running, host, path):
     assert running.call("GET", path, headers={"host": host}).status == 403
@@ -200,7 +206,9 @@ def test_the_loopbacks_names_are_allowed(running, host):
     assert running.call("GET", "/healthz", headers={"host": host}).status == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "", "http://127.0.0.1.evil.example", "evil"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "", "http://127.0.0.1.evil.example", "evil", "http://127.0.0.1:x@evil"]
+)
 def test_a_foreign_origin_is_denied(running, origin):
     assert predict(running, {"rows": [ROW]}, origin=origin).status == 403
 
