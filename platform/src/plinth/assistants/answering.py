@@ -31,6 +31,12 @@ BLOCKED = "I may not answer that."
 BUDGET = "Answering that would cost more than a question may."
 """What is said where the limit of a request's cost is in the way."""
 
+QUOTE = 300
+"""Characters of a chunk that a citation shows."""
+
+SEAM = 100
+"""Characters behind them that are looked at too: what is forbidden may be cut in two."""
+
 Marks = MutableSequence[tuple[str, int]]
 """When each step ended, in ns since 1970: start, question, embeddings, retrieval, sources, first, chat."""
 
@@ -140,7 +146,7 @@ async def answer(
             async for part in parts:
                 yield part
         _mark(marks, "chat")
-    whole = _whole(assistant, found, said, tuple(stale))
+    whole = await asyncio.get_running_loop().run_in_executor(pool, _whole, assistant, found, said, tuple(stale))
     if not said.parts:
         yield whole.text
     yield whole
@@ -207,7 +213,7 @@ def _whole(assistant: LoadedAssistant, found: Found, said: _Said, stale: tuple[s
     cited = dict.fromkeys(number for sentence in said.sentences for number in sentence.cites)
     return Answer(
         text=text,
-        citations=tuple(_citation(number, found.sources[number - 1]) for number in sorted(cited)),
+        citations=tuple(_citation(assistant.guard, number, found.sources[number - 1]) for number in sorted(cited)),
         refused=refused,
         stale=stale,
         support=sum(s.support for s in said.sentences) / len(said.sentences) if said.sentences else 0.0,
@@ -230,8 +236,10 @@ def _why(found: Found, said: _Said) -> Literal["unknown", "blocked", "budget"]:
     return "blocked" if any(forbidden) else "unknown"
 
 
-def _citation(number: int, hit: Hit) -> Citation:
-    return Citation(number, hit.chunk, hit.chunk.text[:300])
+def _citation(guard: Guard, number: int, hit: Hit) -> Citation:
+    """A citation with the beginning of its chunk, unless that holds what no sentence may."""
+    quote = hit.chunk.text[:QUOTE]
+    return Citation(number, hit.chunk, "" if guard.forbidden(hit.chunk.text[: QUOTE + SEAM]) else quote)
 
 
 def _texts(guard: Guard, kept: Sequence[Hit]) -> list[SourceText]:

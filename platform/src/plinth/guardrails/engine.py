@@ -76,6 +76,10 @@ class PolicyGuard:
         """A retrieved text as it may stand inside a prompt's `<source>`: nothing in it can close or open a tag."""
         return as_data(text)
 
+    def forbidden(self, text: str) -> bool:
+        """Whether a text holds what nobody may be shown, whatever it cites: a canary, a secret, a blocked topic."""
+        return any(rule != "markup" for rule in self._forbidden(text))
+
     def sentence(self, text: str, sources: Sequence[Hit]) -> tuple[Sentence | None, tuple[GuardrailHit, ...]]:
         """Look at a sentence of the answer, `sources` numbered from 1: it has to cite some of them, and they have to
         support it; canaries and blocked topics are never shown, personal data is redacted. None is left out."""

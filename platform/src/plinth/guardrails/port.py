@@ -44,6 +44,9 @@ class Guard(Protocol):
     def as_data(self, text: str) -> str:
         """A retrieved text as it may stand inside a prompt's `<source>`: nothing in it can close or open a tag."""
 
+    def forbidden(self, text: str) -> bool:
+        """Whether a text holds what nobody may be shown, whatever it cites: a canary, a secret, a blocked topic."""
+
     def sentence(self, text: str, sources: Sequence[Hit]) -> tuple[Sentence | None, tuple[GuardrailHit, ...]]:
         """Look at a sentence of the answer, `sources` numbered from 1: it has to cite some of them, and they have to
         support it; canaries and blocked topics are never shown, personal data is redacted. None is left out."""

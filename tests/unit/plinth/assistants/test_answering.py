@@ -49,6 +49,22 @@ def test_the_extractive_generator_quotes_and_cites(make):
     assert (whole.refused, whole.support, whole.generator) == ("", 1.0, "extractive-1")
 
 
+@pytest.mark.parametrize(
+    "hidden", ["The merger with Acme is in May.", "It says heron-canary-17.", "x" * 240 + " heron-canary-17."]
+)
+def test_a_citation_shows_nothing_that_no_sentence_may(make, hidden):
+    policy = Guardrails(blocked_topics=(Pattern(name="merger", pattern=r"\bmerger\b"),), canaries=("heron-canary-17",))
+    chunks = [*corpus(4), chunk(30, f"Page 30 tells about subject30 and thing30. {hidden}"), chunk(31)]
+    question = "What does page 30 tell about subject30?"
+    whole = ask(make("Page 30 tells about subject30 [1].", chunks=chunks, guardrails=policy), question, Scope())
+    (citation,) = whole.citations
+    assert (whole.text, citation.chunk.document, citation.quote) == (
+        "Page 30 tells about subject30 [1].", "docs/page-30.md", "",
+    )  # fmt: skip
+    (citation,) = ask(make("Page 30 tells about subject30 [1].", chunks=chunks), question, Scope()).citations
+    assert citation.quote.startswith("Page 30 tells")
+
+
 def test_the_pieces_joined_are_the_answers_text(make):
     *pieces, whole = shown(make(f"{TRUE} [1]. ", "Page 3 tells about subject3 [1].\n\n- thing21 in words3. [1]"))
     assert isinstance(whole, Answer)
