@@ -416,7 +416,7 @@ def run_and_die(folder, *lines):
         [
             "import os, signal, sys",
             "from pathlib import Path",
-            f"sys.path.insert(0, {os.path.dirname(__file__)!r})",
+            f"sys.path[:0] = {[os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]!r}",
             "from test_vector_store import *",
             f"store = EdgeStore(Path({str(folder)!r}))",
             *lines,

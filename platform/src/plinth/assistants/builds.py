@@ -7,6 +7,7 @@ Nothing here touches what serves: a build serves when a release that pins it is 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import Counter
@@ -39,9 +40,11 @@ from plinth.core.assistants import IndexRef
 from plinth.core.corpus import PROBE_TENANT, Chunk, checksum
 from plinth.core.digests import digest_json
 from plinth.core.failpoints import failpoint
-from plinth.errors import Conflict, PlinthError
+from plinth.errors import Conflict, Corrupt, PlinthError
 from plinth.pipelines.slots import slot
 from plinth.retrieval.port import Embedder, Point, Progress, SparseEncoder, SparseVector, VectorStore
+
+log = logging.getLogger(__name__)
 
 SLICE = 512
 """Chunks that are embedded, kept in the cache and added as one."""
@@ -136,7 +139,7 @@ def make_build(
     avg_len = average_length(contents.chunks, engine.sparse(1.0).length)
     ref = reference(contents.chunks, engine.embedder, chunking, avg_len)
     folder = build_folder(state, ref.build)
-    complete = engine.store.builds().get(ref.build, False)
+    complete = engine.store.builds().get(ref.build, False) and _whole(engine.store, ref.build)
     if complete and (folder / BUILD).is_file():
         os.utime(folder / BUILD)  # found again is as good as made: gc leaves what is young
         return Built(read_build(folder), made=False)
@@ -154,6 +157,17 @@ def make_build(
     write_file(folder / BUILD, record.model_dump_json(indent=1).encode())
     cache.clear()
     return Built(record, made=True)
+
+
+def _whole(store: VectorStore, build: str) -> bool:
+    """Whether a complete build is as it was written; a damaged one is dropped, to be made again under its id."""
+    try:
+        store.verify(build)
+    except Corrupt as error:
+        log.warning("index build %s is made again: %s", build, error)
+        store.drop(build)
+        return False
+    return True
 
 
 @contextmanager

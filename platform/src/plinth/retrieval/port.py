@@ -130,6 +130,9 @@ class VectorStore(Protocol):
     def builds(self) -> dict[str, bool]:
         """Each build's id, and whether it is complete."""
 
+    def verify(self, build: str) -> None:
+        """See whether a complete build is whole, as far as the store can tell; it is not opened. Raises as `open`."""
+
     def open(self, build: str) -> Index:
         """Open a complete build to read.
 

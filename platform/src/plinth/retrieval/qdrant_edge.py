@@ -77,6 +77,10 @@ class EdgeStore:
         """Each build's id, and whether it is complete."""
         return self._directories.builds()
 
+    def verify(self, build: str) -> None:
+        """Compare a complete build's files with their digests."""
+        self._directories.check(build, self._directories.card(build))
+
     def open(self, build: str) -> EdgeIndex:
         """Open a complete build to read; in this process all who have it open share one shard."""
         with self._lock:

@@ -26,7 +26,7 @@ from plinth.retrieval.port import VectorStore
 
 HOLDS = {
     "assistant.config": "An assistant's release carries the configuration whose parts its manifest names.",
-    "index.complete": "The index build of every release that may serve is complete, with the chunks it names.",
+    "index.complete": "The index build of every release that may serve is whole, with the chunks it names.",
     "prompt.pinned": "Every prompt version that such a release names is in the registry, with the same text.",
     "freshness.readable": "What is known of the freshness of an assistant's sources can be read.",
     "tenants.private": "The tenants' keys can be read, and by their owner only.",
@@ -50,7 +50,7 @@ def check_assistants(
         stores: Gives a product's vector store.
         prompts: Gives the prompt registry; None where it is gone, which is somebody else's finding.
         folder_of: Gives a product's state folder.
-        thorough: Count the chunks of every build.
+        thorough: Count the chunks of every build, and compare its files with their digests.
     """
     try:
         wanted = [bundle.digest for bundle in bundles(ledger) if bundle.role and bundle.index]
@@ -136,16 +136,19 @@ def _builds(
     thorough: bool,
 ) -> Iterator[Finding]:
     try:
-        there = stores(product).builds()
+        store = stores(product)
+        there = store.builds()
     except PlinthError as error:
         yield Finding(
             "index.complete", "violation", product, f"the vector store cannot be read: {error.what}", error.hint
         )
         return
     for build, records in wanted.items():
-        problem = _problem(there.get(build), state, build, records[0], thorough)
+        problem = _problem(there.get(build), state, build, records[0], thorough) or (
+            _damage(store, build) if thorough else ""
+        )
         if problem:
-            next_step = f"plinth rollback {product}, or plinth pipeline run {product} makes a new one"
+            next_step = f"plinth rollback {product}, or plinth index build {product} makes it again"
             for record in records:
                 yield Finding(
                     "index.complete", "violation", _named(record), f"index build {build} {problem}", next_step
@@ -171,6 +174,14 @@ def _problem(complete: bool | None, state: Path, build: str, record: ReleaseReco
         return "is in the vector store, and nothing describes it"
     except Corrupt as error:
         return f"cannot be judged: {error.what}"
+
+
+def _damage(store: VectorStore, build: str) -> str:
+    try:
+        store.verify(build)
+    except PlinthError as error:
+        return f"cannot be served: {error.what}"
+    return ""
 
 
 def _counted(described: BuildRecord, folder: Path) -> str:

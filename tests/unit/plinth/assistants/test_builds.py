@@ -12,6 +12,7 @@ from plinth.assistants.pyarrow import read_chunks
 from plinth.core.assistants import Chunking
 from plinth.core.privacy import Finding
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, RefusedByPolicy, Unavailable
+from plinth.retrieval.qdrant_edge import EdgeStore
 
 CHUNKING = Chunking().digest
 SOURCES = {"docs": records.SourceRecord(as_of="2026-01-01T00:00:00+00:00", documents=1, chunks=1)}
@@ -38,6 +39,21 @@ def test_the_same_chunks_give_the_same_build_which_is_made_once(tmp_path, engine
     assert not again.made
     assert again.record == first.record
     assert len(engine.embedder.embedded) == 20
+
+
+def test_row_6_a_damaged_build_is_made_again_under_its_id(tmp_path):
+    """The same content is the same id: were it taken for made, no command could ever mend it."""
+    engine = builds.Engine(CountingEmbedder(), Words, EdgeStore(tmp_path / "index"))
+    first = make(tmp_path, corpus(5), engine)
+    build = first.record.index.build
+    assert not make(tmp_path, corpus(5), engine, previous=first.record).made
+    path = next(path for path in (tmp_path / "index" / build).rglob("shard-*/**/*") if path.is_file())
+    path.unlink()
+    assert failed(first.record, engine)
+    again = make(tmp_path, corpus(5), engine, previous=first.record)
+    assert again.made
+    assert again.record.index == first.record.index
+    assert failed(again.record, engine) == {}
 
 
 def test_another_place_with_the_same_chunks_gives_the_same_id(tmp_path, engine):

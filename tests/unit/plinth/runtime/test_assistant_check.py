@@ -9,7 +9,7 @@ from indexes import CountingEmbedder, MemoryStore, Words, corpus
 from plinth.assistants import builds, freshness, records, tenants
 from plinth.core.assistants import Chunking, Retrieval
 from plinth.core.findings import violations
-from plinth.errors import Unavailable
+from plinth.errors import Corrupt, Unavailable
 from plinth.generation.memory import MemoryPrompts
 from plinth.rollouts.projection import align
 from plinth.rollouts.targets import Targets
@@ -105,6 +105,16 @@ def test_a_build_with_another_number_of_chunks_is_seen_when_they_are_counted(pla
     records.write_file(folder / records.CHUNKS, (folder.parent / platform.made[1] / records.CHUNKS).read_bytes())
     assert look(platform, thorough=False) == set()
     assert look(platform) == {("index.complete", named(platform))}
+
+
+def test_row_6_a_damaged_build_is_a_violation_though_its_description_is_whole(platform):
+    def damaged(verb, build):
+        if (verb, build) == ("verify", platform.made[1]):
+            raise Corrupt("a file is not what its digest says", where=build)
+
+    platform.assistants.index.before = damaged
+    assert look(platform, thorough=False) == set()
+    assert look(platform) == {("index.complete", named(platform, 1))}
 
 
 def test_a_vector_store_that_is_away_is_a_violation(platform, monkeypatch):
