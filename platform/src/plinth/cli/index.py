@@ -366,4 +366,5 @@ def _say(platform: Platform, product: Product, result: RunResult, out: Output) -
     verdict = "accepted" if outcome.accepted else f"rejected: {', '.join(outcome.failed_gates)}"
     out.text(f"release {outcome.release[:12]}: {verdict}")
     if outcome.accepted:
-        out.text(f"next: plinth release promote {product.name} {outcome.release[:12]}, or plinth rollout start")
+        name, short = product.name, outcome.release[:12]
+        out.text(f"next: plinth release promote {name} {short}, or plinth rollout start {name} --to {short}")

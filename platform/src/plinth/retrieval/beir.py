@@ -107,7 +107,10 @@ def _texts(path: Path, data: bytes, kind: str) -> Iterator[tuple[str, str]]:
         parts = [item.get(key) if item.get(key) is not None else "" for key in ("title", "text")]
         if not all(isinstance(part, str) for part in parts) or "text" not in item:
             raise InvalidInput(f"the {kind} {identifier!r} has no text", where=where, hint="title and text are strings")
-        yield identifier, "\n".join(part for part in parts if part)
+        text = "\n".join(part for part in parts if part)
+        if any("\ud800" <= character <= "\udfff" for character in identifier + text):
+            raise InvalidInput(f"the {kind} {identifier!r} holds a lone surrogate, which is no text", where=where)
+        yield identifier, text
 
 
 def _judgements(path: Path, data: bytes) -> Iterator[tuple[str, str, int]]:

@@ -19,7 +19,7 @@ from plinth.core.assistants import Retrieval
 from plinth.core.bootstrap import Difference, paired_bootstrap
 from plinth.core.corpus import Chunk, Scope
 from plinth.core.digests import digest_bytes, digest_json
-from plinth.errors import Unavailable
+from plinth.errors import Corrupt, Unavailable
 from plinth.retrieval.beir import Collection
 from plinth.retrieval.bm25 import K1, B, Bm25Encoder
 from plinth.retrieval.metrics import ndcg, recall, reciprocal_rank
@@ -73,7 +73,11 @@ def index_collection(
         {"schema": 1, "corpus": collection.digest, "embedding": embedder.digest, "bm25": {"k1": K1, "b": B}}
     )[:16]
     if store.builds().get(build):
-        return build
+        try:
+            store.verify(build)
+            return build
+        except Corrupt:  # it is a cache: what is damaged is made again
+            store.drop(build)
     counter = Bm25Encoder(1.0)
     sparse = Bm25Encoder(max(1.0, float(np.mean([counter.length(text) for _, text in texts]))))
     store.create(build, embedder.dimension)

@@ -89,6 +89,7 @@ def test_judgements_of_unknown_documents_and_queries_are_counted(write):
         ({"corpus": '{"_id": "1"}\n'}, "corpus.jsonl:1", "no text"),
         ({"corpus": '{"_id": "1", "text": 7}\n'}, "corpus.jsonl:1", "no text"),
         ({"queries": b'{"_id": "1", "text": "\xff"}\n'}, "queries.jsonl:1", "UTF-8"),
+        ({"corpus": '{"_id": "1", "text": "a \\ud800 b"}\n'}, "corpus.jsonl:1", "lone surrogate"),
         ({"qrels": QRELS + "q1 1\n"}, "qrels.tsv:4", "no judgement"),
         ({"qrels": QRELS + "q1\t1\thigh\n"}, "qrels.tsv:4", "no judgement"),
         ({"qrels": QRELS + "q1\t1\t0.5\n"}, "qrels.tsv:4", "whole number"),

@@ -69,6 +69,15 @@ def test_a_second_run_embeds_no_document_again(tmp_path):
     assert list((tmp_path / "vectors").iterdir()) == []
 
 
+def test_a_damaged_index_of_a_collection_is_made_again(tmp_path):
+    folder, embedder = tmp_path / "index", BagOfWords()
+    build = index_collection(collection(), EdgeStore(folder), embedder, tmp_path / "vectors")
+    next(path for path in (folder / build).rglob("shard-*/**/*") if path.is_file()).unlink()
+    store = EdgeStore(folder)
+    assert index_collection(collection(), store, embedder, tmp_path / "vectors") == build
+    assert store.open(build).count() == 41
+
+
 def test_who_was_interrupted_goes_on_with_the_vectors_that_were_computed(tmp_path, monkeypatch):
     monkeypatch.setattr("plinth.retrieval.evaluation.SLICE", 10)
     embedder = BagOfWords()
