@@ -11,10 +11,8 @@ Anybody may read these without opening the engine.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from plinth.core.assistants import IndexRef, SourceSpec
 from plinth.core.corpus import SHARED_TENANT
+from plinth.core.files import write_whole
 from plinth.core.releases import ReleaseManifest
 from plinth.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
@@ -202,16 +201,7 @@ def write_file(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, data)
     except OSError as error:
         raise Unavailable(
             f"{path.name} cannot be written: {error.strerror or error}", where=str(path.parent), hint="free disk space"

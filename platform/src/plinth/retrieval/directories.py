@@ -13,13 +13,13 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from plinth.core.files import sync, write_whole
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 
 COMPLETE = "complete.json"
@@ -108,7 +108,8 @@ class Directories:
                 files[path.relative_to(shard).as_posix()] = digest(path)
         sync(shard)
         sync(shard.parent)
-        write(self.home(build) / COMPLETE, json.dumps(asdict(Card(shard.name, dimension, files)), indent=1).encode())
+        card = Card(shard.name, dimension, files)
+        write_whole(self.home(build) / COMPLETE, json.dumps(asdict(card), indent=1).encode())
 
     def new_shard(self, build: str) -> Path:
         """A new empty directory of a build."""
@@ -146,7 +147,7 @@ class Directories:
     def set_alias(self, name: str, build: str) -> None:
         """Point an alias at a complete build."""
         self.card(build)
-        write(self.folder / f"alias-{_checked(name)}", build.encode())
+        write_whole(self.folder / f"alias-{_checked(name)}", build.encode())
 
     def alias(self, name: str) -> str | None:
         """The build an alias points at, or None."""
@@ -203,30 +204,6 @@ def corrupt(path: Path, what: str) -> Corrupt:
         where=str(path),
         hint="roll back to a release before, or drop the build and build it again",
     )
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, durably."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Bring a file or directory to the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _checked(name: str) -> str:
