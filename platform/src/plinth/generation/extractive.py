@@ -24,8 +24,8 @@ Similarity = Callable[[str, Sequence[str]], Sequence[float]]
 
 MOST_SENTENCES = 3
 EVIDENCE = 0.45
-"""Score that an answer begins at, of 1. Set on the READMEs of 21 Python packages and on this repository's documents, with
-questions that were written for it (docs/reference/generation.md says what it reaches there).
+"""Score that an answer begins at, of 1. Set on the READMEs of 21 Python packages and on this repository's documents,
+with questions that were written for it (docs/reference/generation.md says what it reaches there).
 """
 
 _CLOSE = 0.8  # of the best score: what else is quoted
