@@ -41,8 +41,7 @@ def ask(args: Namespace, out: Output) -> int:
 
     platform = Platform.from_settings()
     spec = assistant(platform, args.product)
-    port = platform.settings.service_port(spec.name, spec.serving.port)
-    url = f"http://{platform.settings.host}:{port}/ask"
+    url = f"{platform.service_urls(spec.name)[0]}/ask"
     headers = {"Content-Type": "application/json"}
     if key := args.key or os.environ.get(KEY, ""):
         headers["Authorization"] = f"Bearer {key}"
