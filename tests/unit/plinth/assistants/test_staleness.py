@@ -11,7 +11,6 @@ from plinth.assistants.records import BUILD, BuildRecord, SourceRecord, build_fo
 from plinth.assistants.staleness import Staleness
 from plinth.core.assistants import IndexRef, SourceSpec
 
-NOW = datetime.now(UTC)
 OLD, NEW = "0" * 16, "1" * 16
 SPECS = (
     SourceSpec(name="docs", kind="folder", path="docs", freshness="10m"),
@@ -20,7 +19,7 @@ SPECS = (
 
 
 def at(minutes):
-    return (NOW - timedelta(minutes=minutes)).isoformat(timespec="microseconds")
+    return (datetime.now(UTC) - timedelta(minutes=minutes)).isoformat(timespec="microseconds")
 
 
 @pytest.fixture
