@@ -178,7 +178,9 @@ class Platform:
         return HttpBackend(self.service_urls)
 
     def service_urls(self, product: str) -> list[str]:
-        """Base addresses of a product's service: one copy in the embedded profile. Raises as `Products.get`."""
+        """Base addresses of a product's service: one copy in each profile. Raises as `Products.get`."""
+        if elsewhere := self.settings.service_urls.get(product):
+            return [elsewhere.rstrip("/")]
         port = self.settings.service_ports.get(product) or self.products.get(product).spec.serving.port
         return [f"http://{self.settings.host}:{port}"]
 
