@@ -67,7 +67,8 @@ class Settings(BaseSettings):
         SecretStr(""), description="What Prometheus shows to read /metrics where services ask for tokens."
     )
     otlp_url: str = Field(
-        "", description="An OpenTelemetry collector for traces and logs, such as http://collector:4318; empty is MLflow."
+        "",
+        description="An OpenTelemetry collector for traces and logs, such as http://collector:4318; empty is MLflow.",
     )
     grafana_url: str = Field("http://127.0.0.1:3000", description="Address of Grafana.")
     alertmanager_url: str = Field("http://127.0.0.1:9093", description="Address of Alertmanager.")

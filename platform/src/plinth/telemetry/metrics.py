@@ -23,7 +23,7 @@ class Metric:
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
-    room: Literal["serving", "assistants"] = "serving"
+    room: Literal["serving", "assistants", "controller"] = "serving"
 
 
 REQUESTS = Metric("plinth_requests_total", "counter", ("product", "path", "code", "release"), "HTTP requests answered.")
@@ -79,6 +79,10 @@ SHADOW_DROPPED = Metric(
     "plinth_shadow_dropped_total", "counter", ("product",), "Requests that the full shadow queue dropped."
 )
 
+DENIED = Metric(
+    "plinth_requests_denied_total", "counter", ("product", "reason"), "Requests refused before they were read, by why."
+)
+
 ROLLOUT = (
     ROLLOUT_REQUESTS, ROLLOUT_ERRORS, ROLLOUT_SECONDS, ROLLOUT_SCORES, ROLLOUT_ROWS, ROLLOUT_DEFAULTED,
 )  # fmt: skip
@@ -87,7 +91,7 @@ ROLLOUT = (
 SERVING = (
     REQUESTS, REQUEST_SECONDS, PREDICTIONS, DEFAULTED, LOG_WRITTEN, LOG_DROPPED, LOG_BUFFERED, LOG_ERRORS,
     RELEASE_GENERATION, RELEASE_INFO, RELEASE_STALE, RELEASE_FAILURES, TRACES_EXPORTED, TRACES_FAILED,
-    *ROLLOUT, ROUTE_STEP, ROUTE_WEIGHT, SHADOW_DROPPED,
+    *ROLLOUT, ROUTE_STEP, ROUTE_WEIGHT, SHADOW_DROPPED, DENIED,
 )  # fmt: skip
 """What the service of a product with a model emits."""
 
@@ -119,6 +123,10 @@ SOURCE_LAG = _answers(
 SOURCE_STALE = _answers(
     "plinth_source_stale", "gauge", ("source",), "1 while a source is beyond its freshness objective."
 )
+RETRIEVAL_SCORE = _answers(
+    "plinth_retrieval_score", "histogram", (), "Score of the best passage found for a question, 0 to 1."
+)
+CITATIONS = _answers("plinth_answer_citations_total", "counter", (), "Passages that answers cited.")
 INDEX_AGE = _answers("plinth_index_age_seconds", "gauge", (), "Seconds since the serving index build was made.")
 INDEX_CHUNKS = _answers("plinth_index_chunks", "gauge", (), "Chunks of the serving index build.")
 ANSWER_LOG_WRITTEN = _answers("plinth_answer_log_written_total", "counter", (), "Answers written to the log.")
@@ -130,9 +138,84 @@ ANSWER_LOG_ERRORS = _answers(
 
 ASSISTANTS = (
     ANSWERED, ANSWER_SECONDS, GUARDRAIL_HITS, ANSWER_TOKENS, ANSWER_COST, ANSWERS_STALE, ANSWERS_SHED, ANSWERS_RUNNING,
-    SOURCE_AGE, SOURCE_LAG, SOURCE_STALE, INDEX_AGE, INDEX_CHUNKS, ANSWER_LOG_WRITTEN, ANSWER_LOG_DROPPED,
-    ANSWER_LOG_BUFFERED, ANSWER_LOG_ERRORS,
+    RETRIEVAL_SCORE, CITATIONS, SOURCE_AGE, SOURCE_LAG, SOURCE_STALE, INDEX_AGE, INDEX_CHUNKS, ANSWER_LOG_WRITTEN,
+    ANSWER_LOG_DROPPED, ANSWER_LOG_BUFFERED, ANSWER_LOG_ERRORS,
 )  # fmt: skip
 """What an assistant's service emits beside the metrics of requests, releases, traces and rollouts."""
 
-ALL = (*SERVING, *ASSISTANTS)
+
+def _platform(name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], help: str) -> Metric:
+    return Metric(name, kind, labels, help, "controller")
+
+
+BUILD_INFO = _platform("plinth_build_info", "gauge", ("version",), "1 for the version of the controller.")
+LEDGER_UP = _platform("plinth_ledger_up", "gauge", (), "1 while the ledger can be read.")
+CONTROLLER_LEADS = _platform("plinth_controller_leads", "gauge", (), "1 while this controller holds the lease.")
+CONTROLLER_TICKS = _platform(
+    "plinth_controller_ticks_total", "counter", ("result",), "Looks at the rollouts, by result."
+)
+CONTROLLER_TICK_SECONDS = _platform("plinth_controller_tick_seconds", "histogram", (), "Seconds that a look took.")
+PRODUCT_INFO = _platform("plinth_product_info", "gauge", ("product", "team", "tier", "kind"), "1 for each product.")
+OBJECTIVE = _platform(
+    "plinth_service_level_objective_ratio", "gauge", ("product", "level", "indicator"), "What a service level promises."
+)
+BUDGET_MONTHLY = _platform(
+    "plinth_budget_monthly", "gauge", ("product", "currency"), "What a product may cost a month."
+)
+BUDGET_CORE_HOUR = _platform("plinth_budget_core_hour", "gauge", ("product",), "What an hour of a core costs.")
+RELEASES = _platform("plinth_releases", "gauge", ("product",), "Releases in the ledger that are not retired.")
+ROLLOUT_PHASE = _platform(
+    "plinth_rollout_phase",
+    "gauge",
+    ("product", "phase"),
+    "1 for the phase of the rollout in progress; none without one.",
+)
+ROLLOUTS_ENDED = _platform(
+    "plinth_rollouts_ended_total", "counter", ("product", "outcome"), "Rollouts by how they ended."
+)
+APPROVALS_WAITING = _platform("plinth_approvals_waiting", "gauge", ("product",), "Rollouts that wait for an approval.")
+PROJECTIONS_PENDING = _platform(
+    "plinth_projections_pending", "gauge", ("product",), "Decisions that the tools' aliases do not show yet."
+)
+AUDIT_ENTRIES = _platform("plinth_audit_entries_total", "counter", (), "Entries of the audit log.")
+EVENTS = _platform("plinth_events_total", "counter", ("product", "event"), "Events in the ledger, such as drift.")
+DRIFT_PSI = _platform("plinth_drift_psi", "gauge", ("product", "feature"), "Population stability index, last report.")
+DRIFT_SCORE = _platform("plinth_drift_scores_psi", "gauge", ("product",), "The index of the scores, last report.")
+CALIBRATION_GAP = _platform(
+    "plinth_calibration_gap", "gauge", ("product",), "Mean prediction less outcome, last report."
+)
+QUALITY = _platform("plinth_quality", "gauge", ("product", "metric"), "Quality against late labels, last report.")
+REPORT_TIME = _platform(
+    "plinth_drift_report_timestamp_seconds", "gauge", ("product",), "When the last drift report was made, Unix time."
+)
+EVALUATION = _platform(
+    "plinth_evaluation", "gauge", ("product", "metric"), "Metrics of the evaluation of the release that serves."
+)
+PIPELINE_RUNS = _platform(
+    "plinth_pipeline_runs_total", "counter", ("product", "pipeline", "state"), "Runs by the state they ended in."
+)
+PIPELINE_RUNNING = _platform("plinth_pipeline_running", "gauge", ("product", "pipeline"), "Runs at work.")
+PIPELINE_QUEUED = _platform("plinth_pipeline_queued", "gauge", ("product", "pipeline"), "Runs that are due and wait.")
+PIPELINE_RETRIES = _platform("plinth_pipeline_retries_total", "counter", ("product", "pipeline"), "Tasks tried again.")
+PIPELINE_SECONDS = _platform(
+    "plinth_pipeline_last_run_seconds", "gauge", ("product", "pipeline"), "How long the last ended run took."
+)
+PIPELINE_TIME = _platform(
+    "plinth_pipeline_last_success_timestamp_seconds", "gauge", ("product", "pipeline"), "When one last did, Unix time."
+)
+CONTRACT_VIOLATIONS = _platform(
+    "plinth_contract_violations", "gauge", ("product", "contract"), "Violations that the last check of data found."
+)
+INDEX_BUILDS = _platform("plinth_index_builds", "gauge", ("product",), "Index builds that are kept.")
+PREFECT_UP = _platform("plinth_prefect_up", "gauge", (), "1 while the Prefect server answers the controller.")
+
+PLATFORM = (
+    BUILD_INFO, LEDGER_UP, CONTROLLER_LEADS, CONTROLLER_TICKS, CONTROLLER_TICK_SECONDS, PRODUCT_INFO, OBJECTIVE,
+    BUDGET_MONTHLY, BUDGET_CORE_HOUR, RELEASES, ROLLOUT_PHASE, ROLLOUTS_ENDED, APPROVALS_WAITING, PROJECTIONS_PENDING,
+    AUDIT_ENTRIES, EVENTS, DRIFT_PSI, DRIFT_SCORE, CALIBRATION_GAP, QUALITY, REPORT_TIME, EVALUATION, PIPELINE_RUNS,
+    PIPELINE_RUNNING, PIPELINE_QUEUED, PIPELINE_RETRIES, PIPELINE_SECONDS, PIPELINE_TIME, CONTRACT_VIOLATIONS,
+    INDEX_BUILDS, PREFECT_UP,
+)  # fmt: skip
+"""What the controller's own page of metrics shows: of the ledger, the reports, and the pipelines."""
+
+ALL = (*SERVING, *ASSISTANTS, *PLATFORM)
