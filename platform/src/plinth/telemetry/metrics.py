@@ -17,13 +17,19 @@ STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric, as Prometheus knows it. `room` is who emits it."""
+    """One metric, as Prometheus knows it.
+
+    Attributes:
+        room: Who emits it.
+        empty_in_health: Why it has no series while nothing is wrong, though the products were used; "": it has some.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
     room: Literal["serving", "assistants", "controller"] = "serving"
+    empty_in_health: str = ""
 
 
 REQUESTS = Metric("plinth_requests_total", "counter", ("product", "path", "code", "release"), "HTTP requests answered.")
@@ -36,6 +42,7 @@ DEFAULTED = Metric(
     "counter",
     ("product", "view"),
     "Feature rows served by their declared default: missing, stale or from the future.",
+    empty_in_health="none while every row is found and fresh",
 )
 LOG_WRITTEN = Metric("plinth_inference_log_written_total", "counter", ("product",), "Predictions written to the log.")
 LOG_DROPPED = Metric(
@@ -60,16 +67,41 @@ TRACES_FAILED = Metric(
     "plinth_trace_spans_failed_total", "counter", ("product",), "Spans that could not be handed to the collector."
 )
 _ROLLOUT = ("product", "generation", "step", "arm", "release")
+_NO_ROLLOUT = "none since the service started, until a candidate gets traffic"
 
-ROLLOUT_REQUESTS = Metric("plinth_rollout_requests_total", "counter", _ROLLOUT, "Requests an arm took part in.")
-ROLLOUT_ERRORS = Metric(
-    "plinth_rollout_errors_total", "counter", _ROLLOUT, "Those that failed because of the service (500 and above)."
+ROLLOUT_REQUESTS = Metric(
+    "plinth_rollout_requests_total", "counter", _ROLLOUT, "Requests an arm took part in.", empty_in_health=_NO_ROLLOUT
 )
-ROLLOUT_SECONDS = Metric("plinth_rollout_seconds", "histogram", _ROLLOUT, "Service time of those, failed ones too.")
-ROLLOUT_SCORES = Metric("plinth_rollout_scores", "histogram", _ROLLOUT, "Scores of an arm; those that are finite.")
-ROLLOUT_ROWS = Metric("plinth_rollout_rows_total", "counter", _ROLLOUT, "Instances an arm scored.")
+ROLLOUT_ERRORS = Metric(
+    "plinth_rollout_errors_total",
+    "counter",
+    _ROLLOUT,
+    "Those that failed because of the service (500 and above).",
+    empty_in_health=_NO_ROLLOUT,
+)
+ROLLOUT_SECONDS = Metric(
+    "plinth_rollout_seconds",
+    "histogram",
+    _ROLLOUT,
+    "Service time of those, failed ones too.",
+    empty_in_health=_NO_ROLLOUT,
+)
+ROLLOUT_SCORES = Metric(
+    "plinth_rollout_scores",
+    "histogram",
+    _ROLLOUT,
+    "Scores of an arm; those that are finite.",
+    empty_in_health=_NO_ROLLOUT,
+)
+ROLLOUT_ROWS = Metric(
+    "plinth_rollout_rows_total", "counter", _ROLLOUT, "Instances an arm scored.", empty_in_health=_NO_ROLLOUT
+)
 ROLLOUT_DEFAULTED = Metric(
-    "plinth_rollout_defaulted_total", "counter", _ROLLOUT, "Instances that a feature view had no fresh value for."
+    "plinth_rollout_defaulted_total",
+    "counter",
+    _ROLLOUT,
+    "Instances that a feature view had no fresh value for.",
+    empty_in_health=_NO_ROLLOUT,
 )
 ROUTE_STEP = Metric("plinth_route_step", "gauge", ("product",), "Step of the rollout that is applied; 0 without one.")
 ROUTE_WEIGHT = Metric(
@@ -80,7 +112,11 @@ SHADOW_DROPPED = Metric(
 )
 
 DENIED = Metric(
-    "plinth_requests_denied_total", "counter", ("product", "reason"), "Requests refused before they were read, by why."
+    "plinth_requests_denied_total",
+    "counter",
+    ("product", "reason"),
+    "Requests refused before they were read, by why.",
+    empty_in_health="none while nobody is refused",
 )
 
 ROLLOUT = (
@@ -96,8 +132,10 @@ SERVING = (
 """What the service of a product with a model emits."""
 
 
-def _answers(name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], help: str) -> Metric:
-    return Metric(name, kind, ("product", *labels), help, "assistants")
+def _answers(
+    name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], help: str, empty: str = ""
+) -> Metric:
+    return Metric(name, kind, ("product", *labels), help, "assistants", empty)
 
 
 ANSWERED = _answers(
@@ -107,10 +145,19 @@ ANSWER_SECONDS = _answers(
     "plinth_answer_seconds", "histogram", ("step",), "Seconds of an answer's steps; total is the whole of it."
 )
 GUARDRAIL_HITS = _answers(
-    "plinth_guardrail_hits_total", "counter", ("rule", "stage", "action"), "Guardrails that stepped in."
+    "plinth_guardrail_hits_total",
+    "counter",
+    ("rule", "stage", "action"),
+    "Guardrails that stepped in.",
+    "none stepped in",
 )
-ANSWER_TOKENS = _answers("plinth_answer_tokens_total", "counter", ("model", "kind"), "Tokens read and generated.")
-ANSWER_COST = _answers("plinth_answer_cost_total", "counter", ("model",), "Cost of answers, in the budget's currency.")
+_NO_MODEL = "the extractive generator reads no tokens and costs nothing"
+ANSWER_TOKENS = _answers(
+    "plinth_answer_tokens_total", "counter", ("model", "kind"), "Tokens read and generated.", _NO_MODEL
+)
+ANSWER_COST = _answers(
+    "plinth_answer_cost_total", "counter", ("model",), "Cost of answers, in the budget's currency.", _NO_MODEL
+)
 ANSWERS_STALE = _answers("plinth_answers_stale_total", "counter", (), "Answers that were labelled stale.")
 ANSWERS_SHED = _answers("plinth_answers_shed_total", "counter", (), "Questions refused because too many were running.")
 ANSWERS_RUNNING = _answers("plinth_answers_running", "gauge", (), "Questions that are being answered.")
@@ -118,7 +165,11 @@ SOURCE_AGE = _answers(
     "plinth_source_age_seconds", "gauge", ("source",), "Seconds since what is searchable of a source was all there was."
 )
 SOURCE_LAG = _answers(
-    "plinth_source_lag_seconds", "gauge", ("source",), "How long the last change of a source took to become searchable."
+    "plinth_source_lag_seconds",
+    "gauge",
+    ("source",),
+    "How long the last change of a source took to become searchable.",
+    "nothing changed since the sources were first read",
 )
 SOURCE_STALE = _answers(
     "plinth_source_stale", "gauge", ("source",), "1 while a source is beyond its freshness objective."
@@ -144,8 +195,10 @@ ASSISTANTS = (
 """What an assistant's service emits beside the metrics of requests, releases, traces and rollouts."""
 
 
-def _platform(name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], help: str) -> Metric:
-    return Metric(name, kind, labels, help, "controller")
+def _platform(
+    name: str, kind: Literal["counter", "gauge", "histogram"], labels: tuple[str, ...], help: str, empty: str = ""
+) -> Metric:
+    return Metric(name, kind, labels, help, "controller", empty)
 
 
 BUILD_INFO = _platform("plinth_build_info", "gauge", ("version",), "1 for the version of the controller.")
@@ -169,6 +222,7 @@ ROLLOUT_PHASE = _platform(
     "gauge",
     ("product", "phase"),
     "1 for the phase of the rollout in progress; none without one.",
+    "no rollout is in progress",
 )
 ROLLOUTS_ENDED = _platform(
     "plinth_rollouts_ended_total", "counter", ("product", "outcome"), "Rollouts by how they ended."

@@ -58,6 +58,10 @@ class ServiceObserver:
             )  # fmt: skip
             self._log.handle(record)
 
+    def denied(self, reason: str) -> None:
+        """A request that was refused before it was read, by why: one of a few words."""
+        self._metrics.denied(reason)
+
     def predicted(self, *, release: str, defaulted: Mapping[str, int]) -> None:
         """Feature rows that were served by their defaults, by view."""
         self._metrics.defaulted(defaulted)

@@ -78,6 +78,7 @@ class Metrics:
         self._requests = self._counter(metrics.REQUESTS)
         self._predictions = self._counter(metrics.PREDICTIONS)
         self._defaulted = self._counter(metrics.DEFAULTED)
+        self._denied = self._counter(metrics.DENIED)
         self._seconds = client.Histogram(
             metrics.REQUEST_SECONDS.name,
             metrics.REQUEST_SECONDS.help,
@@ -102,6 +103,10 @@ class Metrics:
         """Count feature rows served by their defaults, by view."""
         for view, count in rows.items():
             self._child(self._defaulted, view).inc(count)
+
+    def denied(self, reason: str) -> None:
+        """Count a request that was refused before it was read. `reason` is one of a few words, never what was sent."""
+        self._child(self._denied, reason).inc()
 
     def collect(self) -> Iterable[Any]:
         """The readings of others, as Prometheus's registry asks for them."""
