@@ -40,7 +40,7 @@ ELSEWHERE = {
     "retrieval/onnxruntime.py": {"tokenizers"},  # the model's tokenizer, beside it
     "retrieval/qdrant.py": {"qdrant_client"},  # the server's client, by the server's name
     "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
-    "runtime/mlflow.py": {"uvicorn"},  # serves MLflow's application in one process
+    "runtime/mlflow.py": {"uvicorn", "sqlalchemy"},  # serves MLflow's application in one process, on an upgraded store
     "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
     "telemetry/traces.py": {"opentelemetry"},  # what OpenTelemetry is here for
 }
