@@ -11,7 +11,11 @@ from pydantic import AfterValidator
 
 def is_own_machine(url: str) -> bool:
     """Whether a URL leads to this machine: a proxy of the environment has no business with what is sent there."""
-    host = urlsplit(url).hostname or ""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own. Names are not resolved: only `localhost` counts."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Sequence
 
+from plinth.core.addresses import is_loopback as is_loopback
 from plinth.errors import Conflict, InvalidInput
 from plinth.runtime.leftovers import describe
 from plinth.runtime.port import Service
@@ -37,14 +37,6 @@ def check_free(host: str, services: Sequence[Service]) -> None:
                 where=f"{host}:{service.port}",
                 hint=f"end that process, or choose another port with {service.setting}",
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_free(host: str, port: int) -> bool:
