@@ -41,6 +41,39 @@ def ledger_url(request, tmp_path):
         yield url
 
 
+@pytest.fixture(scope="session")
+def postgres_url():
+    """SQLAlchemy URL of a PostgreSQL server's database `postgres`, as its owner."""
+    yield from _server("postgres")
+
+
+@pytest.fixture(scope="session")
+def valkey_url():
+    """redis:// URL of a Valkey server."""
+    yield from _server("valkey")
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """Endpoint, access key and secret key of an S3 server with a bucket `plinth`."""
+    yield from _server("seaweedfs")
+
+
+@pytest.fixture(scope="session")
+def qdrant_server():
+    """URL and API key of a Qdrant server."""
+    yield from _server("qdrant")
+
+
+def _server(service):
+    import servers
+
+    if why := servers.reason(service):
+        pytest.skip(why)
+    with getattr(servers, service)() as address:
+        yield address
+
+
 @pytest.fixture
 def make_manifest():
     """A factory of release manifests; `number` makes them differ."""

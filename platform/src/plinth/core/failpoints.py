@@ -32,6 +32,8 @@ Name = Literal[
     "index.before-complete",
     "index.after-complete",
     "index.before-manifest",
+    "backup.part",
+    "restore.part",
 ]
 NAMES: tuple[str, ...] = get_args(Name)
 
