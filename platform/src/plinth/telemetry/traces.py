@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plinth.core.basic_auth import authorization
 from plinth.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ log = logging.getLogger(__name__)
 class MlflowExporter:
     """A SpanExporter towards an MLflow server. Failures are counted, logged once a minute, and never raised."""
 
-    def __init__(self, base_url: str, experiment: str) -> None:
+    def __init__(self, base_url: str, experiment: str, headers: Mapping[str, str] | None = None) -> None:
         self.exported = 0
         self.failed = 0
         self._base_url = base_url
         self._experiment = experiment
+        self._headers = dict(headers or {})
         self._inner: Any = None
         self._logged = -QUIET_SECONDS
         self._retry_at = 0.0
@@ -86,7 +88,7 @@ class MlflowExporter:
         logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
         return OTLPSpanExporter(
             endpoint=f"{self._base_url}/v1/traces",
-            headers={"x-mlflow-experiment-id": self._experiment_id()},
+            headers={"x-mlflow-experiment-id": self._experiment_id(), **self._headers},
             timeout=TIMEOUT,
         )
 
@@ -103,7 +105,7 @@ class MlflowExporter:
         request = urllib.request.Request(  # noqa: S310  (the address is the profile's own MLflow server)
             f"{self._base_url}/api/2.0/mlflow/experiments/{path}",
             data=json.dumps(payload).encode() if payload is not None else None,
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **self._headers},
         )
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
@@ -247,5 +249,6 @@ def configure(
     """
     if not settings.traces:
         return Traces(service_name)
-    exporter = MlflowExporter(settings.mlflow_url, experiment or service_name)
+    headers = authorization(settings.mlflow_username, settings.mlflow_password)
+    exporter = MlflowExporter(settings.mlflow_url, experiment or service_name, headers)
     return Traces(service_name, exporter, settings.trace_sample if sample is None else sample)
