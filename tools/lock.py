@@ -23,6 +23,15 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 MEMBERS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("services/*/pyproject.toml"))
 WEIGHTS = "locks/weights.txt"
+# What images hold that are of no single product: the extras of the platform that each is compiled from.
+IMAGES = {
+    "controller": ["--extra", "controller"],
+    "mlflow": ["--extra", "auth"],
+    "prefect": ["--extra", "pipelines"],
+}
+# Tools that build images and list what is in them. They are in none of them, so locks/dev.txt has no say in their pins.
+TOOLS = ["build", "sbom"]
+FREE = {"locks/dev.txt", WEIGHTS, *(f"locks/{tool}.txt" for tool in TOOLS)}
 COMMON = [
     "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-annotate", "--no-header",
     "--no-emit-index-url", "--no-emit-find-links", "--python-version", "3.11",
@@ -30,12 +39,24 @@ COMMON = [
 
 
 def targets() -> dict[str, list[str]]:
-    """Each lock file with the sources and options it is compiled from: one for development, one a service."""
+    """Each lock file with the sources and options it is compiled from: one for development, one an image."""
     own = [flag for name in ["plinth", *(member.name for member in MEMBERS)] for flag in ("--no-emit-package", name)]
     everything = ["pyproject.toml", "platform/pyproject.toml", *(f"{member}/pyproject.toml" for member in MEMBERS)]
     locks = {"locks/dev.txt": ["--all-extras", "--group", "dev", *everything, *own]}
     for member in MEMBERS:
         locks[f"locks/{member.name}.txt"] = [f"{member}/pyproject.toml", *own]
+    for image, extras in IMAGES.items():
+        locks[f"locks/{image}.txt"] = ["platform/pyproject.toml", *extras, *own]
+    # The worker carries out every product's pipelines.
+    pipelines = ["--extra", "pipeline", "--extra", "servers", "--extra", "runtime"]
+    locks["locks/pipelines.txt"] = [
+        "platform/pyproject.toml",
+        *(f"{m}/pyproject.toml" for m in MEMBERS),
+        *pipelines,
+        *own,
+    ]
+    for tool in TOOLS:
+        locks[f"locks/{tool}.txt"] = [f"locks/{tool}.in"]
     # Wanted are the weights in it and not what its code needs (torch): installed with --no-deps, locked the same way.
     locks[WEIGHTS] = ["locks/weights.in", "--no-deps"]
     return locks
@@ -108,7 +129,7 @@ def check() -> list[str]:
     for name, found in locked.items():
         for package, versions in found.items():
             tested = set(locked.get("locks/dev.txt", {}).get(package, []))
-            if name not in ("locks/dev.txt", WEIGHTS) and not set(versions) <= tested:
+            if name not in FREE and not set(versions) <= tested:
                 problems.append(f"{name}: {package} {versions} differs from locks/dev.txt, which is what the tests run")
     return problems
 
@@ -145,7 +166,7 @@ def main() -> int:
     for name, arguments in targets().items():
         output = ROOT / name
         output.parent.mkdir(exist_ok=True)
-        if name in ("locks/dev.txt", WEIGHTS):
+        if name in FREE:
             compile_lock(arguments, output, upgrade=not options.no_upgrade)
         else:
             # A service gets exactly the versions the tests run with.
