@@ -45,6 +45,7 @@ class Asked:
         traceparent: The caller's W3C trace context, or "".
         release: Digest of the release that answers, when it is known.
         marks: When each step ended.
+        trace_id: Of its trace; "" where it is not to be traced.
     """
 
     question: Question
@@ -53,6 +54,7 @@ class Asked:
     traceparent: str = ""
     release: str = ""
     marks: MutableSequence[tuple[str, int]] = field(default_factory=list)
+    trace_id: str = ""
 
 
 class Stale(Protocol):
@@ -186,7 +188,7 @@ class Answerer:
         """One answer in the log, the metrics, the trace, and in the evidence of a rollout."""
         trace_id = self.observer.answered(
             request_id=asked.request_id, release=release.digest, arm=arm, config=release.config, answer=whole,
-            marks=asked.marks, seconds=seconds, traceparent=asked.traceparent,
+            marks=asked.marks, seconds=seconds, traceparent=asked.traceparent, trace_id=asked.trace_id,
         )  # fmt: skip
         self.log.append(
             AnswerRecord(
@@ -218,6 +220,7 @@ class Answerer:
         self.observer.answered(
             request_id=asked.request_id, release=release.digest, arm=arm, config=release.config, answer=None,
             marks=asked.marks, seconds=seconds, traceparent=asked.traceparent, error=type(error).__name__,
+            trace_id=asked.trace_id,
         )  # fmt: skip
         if routing.candidate is not None:
             entity = asked.question.entity(asked.caller.tenant)

@@ -131,7 +131,9 @@ class AnswerApp(Application):
         return caller
 
     def _asked(self, request: Request, question: Question, caller: Caller) -> Asked:
-        return Asked(question, caller, request.request_id, request.traceparent)
+        return Asked(
+            question, caller, request.request_id, request.traceparent, marks=request.marks, trace_id=request.trace_id
+        )
 
     async def _whole(self, request: Request, asked: Asked) -> Answer:
         """The whole answer; nothing is generated for a client that went away."""

@@ -64,6 +64,7 @@ class AnswerObserver(Observer, Protocol):
         seconds: float,
         traceparent: str = "",
         error: str = "",
+        trace_id: str = "",
     ) -> str:
         """An answer, or a failure to give one.
 
@@ -77,6 +78,7 @@ class AnswerObserver(Observer, Protocol):
             seconds: The whole of it.
             traceparent: The caller's W3C trace context, or "".
             error: The kind of error, when it failed.
+            trace_id: What `sample` said of its request.
 
         Returns:
             The trace id, 32 hexadecimal characters; "" where the answer is not traced.

@@ -181,6 +181,11 @@ class Product(Frozen):
         """What the service is asked at."""
         return "/predict" if self.assistant is None else "/ask"
 
+    @property
+    def latency_thresholds(self) -> tuple[float, ...]:
+        """Seconds that its service levels judge latency by."""
+        return tuple(level.threshold_ms / 1000 for level in self.service_levels if level.threshold_ms is not None)
+
     def tabular(self) -> Tabular:
         """The model, and when it is retrained.
 

@@ -46,6 +46,7 @@ class Request:
     request_id: str
     headers: dict[bytes, bytes]
     traceparent: str = ""
+    trace_id: str = ""
     rows: int = 0
     release: str = ""
     marks: list[tuple[str, int]] = field(default_factory=list)
@@ -156,6 +157,7 @@ class Application:
             release=request.release,
             traceparent=request.traceparent,
             marks=request.marks,
+            trace_id=request.trace_id,
         )
 
     def error(self, error: PlinthError, request: Request) -> Response:
@@ -166,7 +168,8 @@ class Application:
 
     def unexpected(self, error: Exception, request: Request) -> PlinthError:
         """What nobody foresaw, with its cause in the log and not in the answer."""
-        self._observer.event("unexpected error", 40, request_id=request.request_id, exc_info=error)
+        traced = {"trace_id": request.trace_id} if request.trace_id else {}
+        self._observer.event("unexpected error", 40, request_id=request.request_id, exc_info=error, **traced)
         return PlinthError("an unexpected error", where=request.path)
 
     async def body(self, request: Request) -> bytes:
@@ -178,6 +181,7 @@ class Application:
         _check_media_type(request.headers)
         match = TRACEPARENT.fullmatch(request.headers.get(b"traceparent", b""))
         request.traceparent = match.group().decode() if match else ""
+        request.trace_id = self._observer.sample(request.traceparent)
         return await self._body(request)
 
     async def while_there(self, request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -287,7 +291,7 @@ class Application:
         return Response(orjson.dumps(state), 200 if state["ready"] else 503)
 
     async def _metrics(self, request: Request) -> Response:
-        body, content_type = self._observer.render()
+        body, content_type = self._observer.render(request.headers.get(b"accept", b"").decode("latin-1"))
         return Response(body, content_type=content_type.encode())
 
     async def _page(self, request: Request) -> Response:

@@ -110,10 +110,19 @@ class MemoryObserver:
     arms: list[dict[str, Any]] = field(default_factory=list)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     defaulted: dict[str, int] = field(default_factory=dict)
+    denials: list[str] = field(default_factory=list)
 
     def request(self, **fields: Any) -> None:
         """Keep an answered request."""
         self.requests.append(fields)
+
+    def sample(self, traceparent: str) -> str:
+        """The caller's trace."""
+        return traceparent[3:35]
+
+    def denied(self, reason: str) -> None:
+        """Keep why."""
+        self.denials.append(reason)
 
     def predicted(self, *, release: str, defaulted: Mapping[str, int]) -> None:
         """Add up defaulted rows."""
@@ -128,7 +137,7 @@ class MemoryObserver:
         """Keep an event."""
         self.events.append((name, fields))
 
-    def render(self) -> tuple[bytes, str]:
+    def render(self, accept: str = "") -> tuple[bytes, str]:
         """One line."""
         return b"# nothing\n", "text/plain"
 

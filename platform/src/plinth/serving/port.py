@@ -167,6 +167,7 @@ class Observer(Protocol):
         release: str,
         traceparent: str,
         marks: Sequence[tuple[str, int]],
+        trace_id: str = "",
     ) -> None:
         """A request was answered; called after the answer was sent.
 
@@ -179,7 +180,18 @@ class Observer(Protocol):
             release: Digest of the release that answered, or "".
             traceparent: The caller's W3C trace context, or "".
             marks: When each step of a prediction ended: ("start", ns), ("parse", ns), ... in ns since 1970.
+            trace_id: What `sample` said of it.
         """
+
+    def sample(self, traceparent: str) -> str:
+        """The id of the trace that a request is to have, 32 hexadecimal characters; "" where it is not to be traced.
+
+        Args:
+            traceparent: The caller's W3C trace context, or "".
+        """
+
+    def denied(self, reason: str) -> None:
+        """A request was refused before it was read, by why: one of a few words, never what was sent."""
 
     def predicted(self, *, release: str, defaulted: Mapping[str, int]) -> None:
         """Rows of a prediction that a view had no fresh value for, by view."""
@@ -211,5 +223,5 @@ class Observer(Protocol):
     def event(self, name: str, level: int, **fields: Any) -> None:
         """Something worth a log line happened outside a request: a release was taken over, or refused."""
 
-    def render(self) -> tuple[bytes, str]:
-        """The metrics in Prometheus's text format, and its content type."""
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The metrics and their content type: Prometheus's text format, or what the `Accept` header asks for."""

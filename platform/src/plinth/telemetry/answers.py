@@ -15,6 +15,7 @@ from plinth.core.answers import Answer, Hit
 from plinth.core.assistants import AssistantConfig
 from plinth.core.corpus import SHARED_TENANT
 from plinth.telemetry import genai, metrics
+from plinth.telemetry.histograms import Histogram
 from plinth.telemetry.observer import ServiceObserver
 from plinth.telemetry.prometheus import Metrics, Reading, release_readings
 from plinth.telemetry.traces import Traces
@@ -36,6 +37,7 @@ class Told:
         seconds: The whole of it.
         traceparent: The caller's W3C trace context, or "".
         error: The kind of error, when it failed.
+        trace_id: Of its trace; "" where it is not to be traced.
     """
 
     request_id: str
@@ -47,25 +49,31 @@ class Told:
     seconds: float
     traceparent: str = ""
     error: str = ""
+    trace_id: str = ""
 
 
 class AnswerMetrics(Metrics):
     """The series of one assistant's service. Arguments as `Metrics`."""
 
-    def __init__(self, product: str, scraped: Callable[[], Iterable[Reading]] = tuple) -> None:
-        super().__init__(product, scraped)
+    def __init__(
+        self,
+        product: str,
+        scraped: Callable[[], Iterable[Reading]] = tuple,
+        thresholds: Iterable[float] = (),
+    ) -> None:
+        thresholds = tuple(thresholds)
+        super().__init__(product, scraped, thresholds)
         self._answered = self._counter(metrics.ANSWERED)
         self._hits = self._counter(metrics.GUARDRAIL_HITS)
         self._tokens = self._counter(metrics.ANSWER_TOKENS)
         self._cost = self._counter(metrics.ANSWER_COST)
         self._stale = self._counter(metrics.ANSWERS_STALE)
-        self._steps = self._client.Histogram(
-            metrics.ANSWER_SECONDS.name,
-            metrics.ANSWER_SECONDS.help,
-            metrics.ANSWER_SECONDS.labels,
-            registry=self.registry,
-            buckets=metrics.STEP_BUCKETS,
-        )
+        self._cited = self._counter(metrics.CITATIONS)
+        self._steps = Histogram(metrics.ANSWER_SECONDS, (*metrics.STEP_BUCKETS, *thresholds))
+        self._similarity = Histogram(metrics.RETRIEVAL_SCORE, metrics.SIMILARITY_BUCKETS)
+        self._histograms += [self._steps, self._similarity]
+        for counter in (self._stale, self._cited):
+            self._child(counter)  # 0 from the start, so that the first one is seen as a rise
 
     def answer(self, told: Told) -> None:
         """Count an answer. From any thread."""
@@ -73,8 +81,8 @@ class AnswerMetrics(Metrics):
         outcome = "failed" if answer is None else answer.refused or "answered"
         self._child(self._answered, told.release, outcome).inc()
         for step, seconds in _seconds(told.marks):
-            self._child(self._steps, step).observe(seconds)
-        self._child(self._steps, "total").observe(told.seconds)
+            self._steps.observe(seconds, step)
+        self._steps.observe(told.seconds, "total", trace_id=told.trace_id)
         if answer is None:
             return
         for hit in answer.hits:
@@ -87,6 +95,12 @@ class AnswerMetrics(Metrics):
             self._child(self._cost, model).inc(usage.cost)
         if answer.stale:
             self._child(self._stale).inc()
+        if answer.citations:
+            self._child(self._cited).inc(len(answer.citations))
+        # Not the rank's own score: the fusion of both sides brings the best of any question close to 1.
+        similar = [hit.dense for hit in answer.retrieved if hit.dense is not None]
+        if similar:
+            self._similarity.observe(max(0.0, float(max(similar))))
 
 
 class AnswerObserver(ServiceObserver):
@@ -107,17 +121,22 @@ class AnswerObserver(ServiceObserver):
         """
         told = Told(**fields)
         self._answers.answer(told)
-        if len(told.marks) < 2 or not self._traces.wanted(told.traceparent):
+        if len(told.marks) < 2 or not told.trace_id:
             return ""
         try:
             spans = [mark for mark in told.marks if mark[0] != "first"]
             return self._traces.record(
                 f"{genai.WORKFLOW} {self._product}", spans, _about(self._product, told),
-                traceparent=told.traceparent, failed=told.answer is None, steps=_spans(told),
+                traceparent=told.traceparent, failed=told.answer is None, steps=_spans(told), trace_id=told.trace_id,
             )  # fmt: skip
         except Exception:  # noqa: BLE001  (a trace that cannot be made must not cost an answer)
             self._log.warning("a trace could not be made", exc_info=True)
             return ""
+
+    def _trace(self, fields: Mapping[str, Any], marks: Sequence[tuple[str, int]]) -> None:
+        """The trace of a request that was answered, or failed to be, is made in `answered`."""
+        if len(marks) < 2:
+            super()._trace(fields, ())
 
 
 def answer_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 0) -> list[Reading]:

@@ -14,6 +14,14 @@ LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5
 STEP_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds of an answer's steps: a model elsewhere takes some."""
 
+SIMILARITY_BUCKETS = tuple(round(0.05 * i, 2) for i in range(1, 21))
+"""Cosine similarities."""
+
+
+def le(bound: float) -> str:
+    """A bucket's upper bound as its label `le` has it: as a float, 0.1 or 1.0."""
+    return repr(float(bound))
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -175,7 +183,7 @@ SOURCE_STALE = _answers(
     "plinth_source_stale", "gauge", ("source",), "1 while a source is beyond its freshness objective."
 )
 RETRIEVAL_SCORE = _answers(
-    "plinth_retrieval_score", "histogram", (), "Score of the best passage found for a question, 0 to 1."
+    "plinth_retrieval_score", "histogram", (), "Similarity (cosine) of the closest passage found for a question."
 )
 CITATIONS = _answers("plinth_answer_citations_total", "counter", (), "Passages that answers cited.")
 INDEX_AGE = _answers("plinth_index_age_seconds", "gauge", (), "Seconds since the serving index build was made.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,10 @@ class ServiceObserver:
         release: str,
         traceparent: str,
         marks: Sequence[tuple[str, int]],
+        trace_id: str = "",
     ) -> None:
         """An answered request: counted, timed, logged, and traced when sampled."""
-        self._metrics.request(path, code, seconds, rows, release)
+        self._metrics.request(path, code, seconds, rows, release, trace_id)
         if code < 400 and path in QUIET_PATHS:
             return
         extra: dict[str, Any] = {
@@ -48,8 +50,9 @@ class ServiceObserver:
         }  # fmt: skip
         if release:
             extra["release"] = release
-        if marks and self._traces.wanted(traceparent):
-            extra["trace_id"] = self._trace(code, rows, request_id, release, traceparent, marks)
+        if trace_id:
+            extra["trace_id"] = trace_id
+            self._trace({**extra, "release": release, "seconds": seconds, "traceparent": traceparent}, marks)
         level = logging.ERROR if code >= 500 else logging.INFO
         if self._log.isEnabledFor(level):
             # makeRecord and handle, not info(): walking the stack for file and line would double the cost of a line.
@@ -57,6 +60,10 @@ class ServiceObserver:
                 self._log.name, level, "", 0, "request", (), None, func=None, extra=extra
             )  # fmt: skip
             self._log.handle(record)
+
+    def sample(self, traceparent: str) -> str:
+        """The id of the trace that a request is to have; "" where it is not to be traced."""
+        return self._traces.sample(traceparent)
 
     def denied(self, reason: str) -> None:
         """A request that was refused before it was read, by why: one of a few words."""
@@ -97,30 +104,29 @@ class ServiceObserver:
         error = fields.pop("exc_info", None)
         self._log.log(level, name, extra=fields, exc_info=error)
 
-    def render(self) -> tuple[bytes, str]:
-        """The metrics as text, and their content type."""
-        return self._metrics.render()
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The metrics, and their content type: as the `Accept` header asks."""
+        return self._metrics.render(accept)
 
-    def _trace(
-        self,
-        code: int,
-        rows: int,
-        request_id: str,
-        release: str,
-        traceparent: str,
-        marks: Sequence[tuple[str, int]],
-    ) -> str:
+    def _trace(self, fields: Mapping[str, Any], marks: Sequence[tuple[str, int]]) -> None:
+        """A request's trace: with a span a step where it came so far, else the root alone."""
+        now = time.time_ns()
         attributes = {
             "plinth.product": self._product,
-            "plinth.request_id": request_id,
-            "plinth.release": release,
-            "plinth.rows": rows,
-            "http.response.status_code": code,
+            "plinth.request_id": fields["request_id"],
+            "plinth.release": fields["release"],
+            "plinth.rows": fields["rows"],
+            "http.response.status_code": fields["code"],
         }
         try:
-            return self._traces.record(
-                f"predict {self._product}", marks, attributes, traceparent=traceparent, failed=code >= 500
+            self._traces.record(
+                f"{fields['path'].lstrip('/')} {self._product}",
+                marks or [("start", now - int(fields["seconds"] * 1e9))],
+                attributes,
+                traceparent=fields["traceparent"],
+                failed=fields["code"] >= 500,
+                trace_id=fields["trace_id"],
+                ended=None if marks else now,
             )
         except Exception:  # noqa: BLE001  (a trace that cannot be made must not cost an answer)
             self._log.warning("a trace could not be made", exc_info=True)
-            return ""

@@ -15,6 +15,7 @@ from plinth.core.routes import FULL
 from plinth.errors import MissingExtra
 from plinth.telemetry import metrics
 from plinth.telemetry.counts import RolloutCounts
+from plinth.telemetry.histograms import Counted, Histogram
 from plinth.telemetry.metrics import Metric
 
 Reading = tuple[Metric, tuple[str, ...], float]
@@ -62,9 +63,16 @@ class Metrics:
     Args:
         product: Value of every series' `product` label.
         scraped: Called at each scrape; gives the readings that others count.
+        thresholds: Seconds that the product's service levels judge by: bounds of the latency's buckets, so that what
+            was faster can be counted exactly.
     """
 
-    def __init__(self, product: str, scraped: Callable[[], Iterable[Reading]] = tuple) -> None:
+    def __init__(
+        self,
+        product: str,
+        scraped: Callable[[], Iterable[Reading]] = tuple,
+        thresholds: Iterable[float] = (),
+    ) -> None:
         try:
             import prometheus_client as client
         except ModuleNotFoundError:
@@ -79,23 +87,18 @@ class Metrics:
         self._predictions = self._counter(metrics.PREDICTIONS)
         self._defaulted = self._counter(metrics.DEFAULTED)
         self._denied = self._counter(metrics.DENIED)
-        self._seconds = client.Histogram(
-            metrics.REQUEST_SECONDS.name,
-            metrics.REQUEST_SECONDS.help,
-            metrics.REQUEST_SECONDS.labels,
-            registry=self.registry,
-            buckets=metrics.LATENCY_BUCKETS,
-        )
+        self._seconds = Histogram(metrics.REQUEST_SECONDS, (*metrics.LATENCY_BUCKETS, *thresholds))
+        self._histograms = [self._seconds]
         # Children by label values: `labels()` takes a lock and hashes on every call.
         self._children: dict[tuple[str, ...], Any] = {}
         self.registry.register(self)
         for register in (client.ProcessCollector, client.PlatformCollector, client.GCCollector):
             register(registry=self.registry)
 
-    def request(self, path: str, code: int, seconds: float, rows: int, release: str) -> None:
-        """Count an answered request."""
+    def request(self, path: str, code: int, seconds: float, rows: int, release: str, trace_id: str = "") -> None:
+        """Count an answered request; `trace_id` is "" where it is not traced."""
         self._child(self._requests, path, str(code), release).inc()
-        self._child(self._seconds, path).observe(seconds)
+        self._seconds.observe(seconds, path, trace_id=trace_id)
         if rows:
             self._child(self._predictions, release).inc(rows)
 
@@ -119,7 +122,16 @@ class Metrics:
                 kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
                 family = families[metric.name] = kind(metric.name, metric.help, labels=metric.labels)
             family.add_metric((self._product, *labels), value)
-        return [*families.values(), *self._rollout()]
+        return [*families.values(), *map(self._histogram, self._histograms), *self._rollout()]
+
+    def _histogram(self, histogram: Histogram) -> Any:
+        from prometheus_client.core import HistogramMetricFamily
+
+        metric = histogram.metric
+        family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for one in histogram.now():
+            family.add_metric((self._product, *one.labels), _with_exemplars(histogram.bounds, one), one.sum)
+        return family
 
     def _rollout(self) -> list[Any]:
         """The series of the newest rollout; none before the first."""
@@ -153,9 +165,9 @@ class Metrics:
         """Nothing: the registry then does not scrape to learn the names."""
         return ()
 
-    def render(self) -> tuple[bytes, str]:
-        """The text format, and its content type."""
-        return self._client.generate_latest(self.registry), self._client.CONTENT_TYPE_LATEST
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The metrics and their content type: OpenMetrics, which has exemplars, where `accept` names it; else text."""
+        return render(self.registry, accept)
 
     def _counter(self, metric: Metric) -> Any:
         return self._client.Counter(metric.name, metric.help, metric.labels, registry=self.registry)
@@ -166,6 +178,35 @@ class Metrics:
         if child is None:
             child = self._children[key] = metric.labels(self._product, *labels)
         return child
+
+
+def render(registry: Any, accept: str = "") -> tuple[bytes, str]:
+    """A registry's series and their content type. Not the client's own choice: that repeats what the header says.
+
+    Args:
+        registry: The client's registry.
+        accept: The `Accept` header.
+    """
+    import prometheus_client
+    from prometheus_client.openmetrics import exposition
+
+    if "application/openmetrics-text" in accept:
+        return exposition.generate_latest(registry), exposition.CONTENT_TYPE_LATEST
+    return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST
+
+
+def _with_exemplars(bounds: tuple[float, ...], counted: Counted) -> list[Any]:
+    """Buckets as the client wants them, each with its exemplar where it has one."""
+    from prometheus_client.samples import Exemplar
+
+    return [
+        (bound, count)
+        if traced is None
+        else (bound, count, Exemplar({"trace_id": traced.trace_id}, traced.value, traced.at))
+        for bound, count, traced in zip(
+            (*map(metrics.le, bounds), "+Inf"), counted.cumulative, counted.traced, strict=True
+        )
+    ]
 
 
 def _buckets(bounds: tuple[float, ...], counts: tuple[int, ...]) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import random
 import threading
 import time
@@ -140,11 +141,19 @@ class Traces:
         self._service = service
         self._provider: Any = None
 
-    def wanted(self, traceparent: str = "") -> bool:
-        """Whether this request is to be traced: the caller said so, or the dice did."""
+    def sample(self, traceparent: str = "") -> str:
+        """The id of the trace that a request is to have, "" for none: the caller said so, or the dice did.
+
+        It is decided when a request comes, so that all that is logged of it can name its trace.
+
+        Args:
+            traceparent: The caller's W3C trace context, or "".
+        """
         if self.exporter is None:
-            return False
-        return traceparent[-1:] in {"1", "3", "5", "7", "9", "b", "d", "f"} or random.random() < self._sample  # noqa: S311
+            return ""
+        if traceparent[-1:] not in {"1", "3", "5", "7", "9", "b", "d", "f"} and random.random() >= self._sample:  # noqa: S311
+            return ""
+        return traceparent[3:35] if _valid(traceparent) else os.urandom(16).hex()
 
     def record(
         self,
@@ -155,6 +164,8 @@ class Traces:
         traceparent: str = "",
         failed: bool = False,
         steps: Mapping[str, tuple[str, Mapping[str, Any]]] | None = None,
+        trace_id: str = "",
+        ended: int | None = None,
     ) -> str:
         """A finished trace, made after the fact so that the request path only reads a clock.
 
@@ -165,6 +176,8 @@ class Traces:
             traceparent: The caller's W3C trace context, or "".
             failed: Whether the root span ended in an error.
             steps: A step's span by another name, with attributes; other steps have their own names and none.
+            trace_id: What `sample` said; "" makes a new one where there is no caller's.
+            ended: The root's end, in ns since 1970; default the last mark.
 
         Returns:
             The trace id, 32 hexadecimal characters.
@@ -172,6 +185,7 @@ class Traces:
         from opentelemetry import trace
 
         tracer = self._tracer()
+        _given.trace_id = trace_id
         root = tracer.start_span(
             name,
             context=_remote(traceparent),
@@ -179,13 +193,14 @@ class Traces:
             start_time=marks[0][1],
             attributes=dict(attributes),
         )
+        _given.trace_id = ""
         inside = trace.set_span_in_context(root)
-        for (_, started), (step, ended) in itertools.pairwise(marks):
+        for (_, began), (step, done) in itertools.pairwise(marks):
             called, about = (steps or {}).get(step, (step, None))
-            tracer.start_span(called, context=inside, start_time=started, attributes=about).end(end_time=ended)
+            tracer.start_span(called, context=inside, start_time=began, attributes=about).end(end_time=done)
         if failed:
             root.set_status(trace.Status(trace.StatusCode.ERROR))
-        root.end(end_time=marks[-1][1])
+        root.end(end_time=marks[-1][1] if ended is None else ended)
         return format(root.get_span_context().trace_id, "032x")
 
     @contextlib.contextmanager
@@ -216,9 +231,10 @@ class Traces:
                 from opentelemetry.sdk.trace.export import BatchSpanProcessor
                 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-                # Sampling is decided in `wanted`, before any span is made.
+                # Sampling is decided in `sample`, before any span is made.
                 self._provider = TracerProvider(
                     sampler=ALWAYS_ON,
+                    id_generator=_ids(),
                     resource=Resource.create({"service.name": self._service}),
                     shutdown_on_exit=False,
                 )
@@ -226,6 +242,26 @@ class Traces:
                     BatchSpanProcessor(self.exporter, max_queue_size=4096, schedule_delay_millis=1000)
                 )
         return self._provider.get_tracer("plinth")
+
+
+_given = threading.local()
+"""The trace id that the next root span of this thread gets, when it was decided before."""
+
+
+def _ids() -> Any:
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+    class Ids(RandomIdGenerator):
+        def generate_trace_id(self) -> int:
+            given, _given.trace_id = getattr(_given, "trace_id", ""), ""
+            return int(given, 16) if given else super().generate_trace_id()
+
+    return Ids()
+
+
+def _valid(traceparent: str) -> bool:
+    """Whether there is a trace to go on with: ids of zeros only and version ff are none (W3C Trace Context)."""
+    return traceparent[:2] != "ff" and traceparent[3:35].strip("0") != "" and traceparent[36:52].strip("0") != ""
 
 
 def _remote(traceparent: str) -> Context | None:

@@ -77,7 +77,7 @@ def build() -> Service:
         open_reader=open_reader,
         sink=ParquetSink(folder / "inference", api.feature_names),
         request_sink=ParquetRequests(folder / "requests"),
-        observer=ServiceObserver(PRODUCT, Metrics(PRODUCT, scraped), tracing),
+        observer=ServiceObserver(PRODUCT, Metrics(PRODUCT, scraped, spec.latency_thresholds), tracing),
         pages=make_pages(api, spec.title, spec.description),
         on_stop=stop_telemetry,
         max_body=spec.serving.max_body_bytes,

@@ -59,7 +59,7 @@ def observed(answer=ANSWER, marks=MARKS, exporter=None, product="p", **fields):
     observer = AnswerObserver(product, told, Traces(product, exporter))
     trace_id = observer.answered(
         request_id="r1", release="d" * 64, arm="serving", config=CONFIG, answer=answer, marks=marks, seconds=0.05,
-        **fields,
+        **{"trace_id": "e" * 32, **fields},
     )  # fmt: skip
     return observer.render()[0].decode(), trace_id, observer
 
@@ -156,13 +156,40 @@ def test_a_failed_answer_is_an_error_in_its_trace():
     assert root.attributes[genai.ERROR_TYPE] == "Unavailable"
 
 
-def test_without_an_exporter_nothing_is_traced():
-    assert observed()[1] == ""
+def test_an_answer_that_was_not_sampled_is_not_traced():
+    spans, trace_id = spans_of(trace_id="")
+    assert (spans, trace_id) == ({}, "")
+
+
+def test_the_whole_answers_latency_names_its_trace():
+    observer = observed(product="linked")[2]
+    text = observer.render("application/openmetrics-text")[0].decode()
+    assert f'le="0.05",product="linked",step="total"}} 1.0 # {{trace_id="{"e" * 32}"}} 0.05 ' in text
+
+
+def test_the_closest_passage_and_the_citations_are_counted():
+    text, _, _ = observed(product="cited")
+    assert 'plinth_retrieval_score_sum{product="cited"} 0.5' in text
+    assert 'plinth_answer_citations_total{product="cited"} 1.0' in text
+
+
+def test_a_traced_question_that_found_no_release_has_a_trace_of_its_request(monkeypatch):
+    exporter = Exporter()
+    observer = AnswerObserver("p", AnswerMetrics("p"), Traces("p", exporter))
+    request = {
+        "path": "/ask", "code": 503, "seconds": 0.1, "rows": 0, "request_id": "r", "release": "", "traceparent": "",
+        "trace_id": "e" * 32,
+    }  # fmt: skip
+    observer.request(**request, marks=[])
+    observer.request(**request, marks=MARKS)  # that one's trace is made where it was answered
+    observer._traces.flush()
+    observer._traces.close()
+    assert [(span.name, format(span.context.trace_id, "032x")) for span in exporter.spans] == [("ask p", "e" * 32)]
 
 
 def test_a_callers_trace_goes_on():
     parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-    assert spans_of(traceparent=parent)[1] == "a" * 32
+    assert spans_of(traceparent=parent, trace_id="a" * 32)[1] == "a" * 32
 
 
 def test_names_of_the_conventions_stand_in_one_module():

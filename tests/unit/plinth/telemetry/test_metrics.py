@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from prometheus_client import values
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from plinth.core.evidence import LATENCY_BOUNDS, SCORE_BOUNDS, bin_of
@@ -89,6 +90,27 @@ def test_values_come_out_under_their_labels():
     assert 'plinth_shadow_dropped_total{product="p"} 9.0' in text
     assert 'plinth_request_seconds_bucket{le="0.005",path="/predict",product="p"} 2.0' in text
     assert 'plinth_trace_spans_failed_total{product="p"} 8.0' in text
+
+
+def test_a_service_levels_threshold_is_a_bucket_of_its_own():
+    told = Metrics("p", thresholds=(0.075, 0.1))
+    told.request("/predict", 200, 0.075, 1, "")
+    told.request("/predict", 200, 0.0751, 1, "")
+    buckets = {dict(labels)["le"]: value for labels, value in series(told, "plinth_request_seconds_bucket").items()}
+    assert (buckets[metrics.le(0.075)], buckets[metrics.le(0.1)], buckets["+Inf"]) == (1, 2, 2)
+    assert len(buckets) == len(metrics.LATENCY_BUCKETS) + 2
+
+
+def test_openmetrics_is_answered_to_who_asks_for_it():
+    told = Metrics("p", lambda: service_readings(STATS))
+    told.request("/predict", 200, 0.003, 2, "d" * 64, "a" * 32)
+    body, content_type = told.render("application/openmetrics-text;version=99;x=y,text/plain;q=0.5")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name: family for family in openmetrics_families(body.decode())}
+    assert {metric.name.removesuffix("_total") for metric in (metrics.REQUESTS, metrics.LOG_WRITTEN)} <= set(families)
+    (exemplar,) = [s.exemplar for s in families["plinth_request_seconds"].samples if s.exemplar]
+    assert (exemplar.labels, exemplar.value) == ({"trace_id": "a" * 32}, 0.003)
+    assert b"trace_id" not in told.render("text/plain")[0]
 
 
 def test_two_services_in_one_process_do_not_share_series():

@@ -17,9 +17,6 @@ REQUEST = {
 
 
 class FailingTraces(Traces):
-    def wanted(self, traceparent=""):
-        return True
-
     def record(self, *args, **kwargs):
         raise RuntimeError("no")
 
@@ -55,8 +52,45 @@ def test_probes_are_logged_only_when_they_fail(observer, caplog):
 def test_a_trace_that_cannot_be_made_costs_no_answer(caplog):
     observer = ServiceObserver("p", Metrics("p"), FailingTraces("p"))
     with caplog.at_level(logging.INFO):
+        observer.request(**REQUEST, trace_id="a" * 32)
+    assert (caplog.records[-1].request_id, caplog.records[-1].trace_id) == ("r1", "a" * 32)
+
+
+class KeptTraces(Traces):
+    def __init__(self):
+        super().__init__("p")
+        self.made = []
+
+    def record(self, name, marks, attributes, **more):
+        self.made.append((name, list(marks), attributes, more))
+        return more["trace_id"]
+
+
+def test_a_traced_request_names_its_trace_in_its_line_and_beside_its_latency(caplog):
+    traces = KeptTraces()
+    observer = ServiceObserver("p", Metrics("p"), traces)
+    with caplog.at_level(logging.INFO):
+        observer.request(**REQUEST, trace_id="a" * 32)
+    assert caplog.records[0].trace_id == "a" * 32
+    ((name, marks, attributes, more),) = traces.made
+    assert (name, marks, more["trace_id"]) == ("predict p", REQUEST["marks"], "a" * 32)
+    assert attributes["plinth.request_id"] == "r1"
+    text = observer.render("application/openmetrics-text;version=1.0.0")[0].decode()
+    assert f'le="0.002",path="/predict",product="p"}} 1.0 # {{trace_id="{"a" * 32}"}} 0.002 ' in text
+
+
+def test_a_traced_request_that_was_refused_early_has_a_root_span_of_its_length():
+    traces = KeptTraces()
+    ServiceObserver("p", Metrics("p"), traces).request(**{**REQUEST, "marks": [], "code": 503}, trace_id="a" * 32)
+    ((_, ((_, started),), _, more),) = traces.made
+    assert (more["ended"] - started, more["failed"]) == (2_000_000, True)
+
+
+def test_a_request_that_is_not_traced_names_no_trace(observer, caplog):
+    with caplog.at_level(logging.INFO):
         observer.request(**REQUEST)
-    assert caplog.records[-1].request_id == "r1"
+    assert not hasattr(caplog.records[0], "trace_id")
+    assert b"trace_id" not in observer.render("application/openmetrics-text")[0]
 
 
 def test_an_arms_part_is_counted_under_its_route(observer):

@@ -64,17 +64,34 @@ def test_a_callers_unsampled_trace_can_still_be_chosen_by_the_dice(tracing, kept
 
 def test_sampling_follows_the_share_and_the_caller(kept):
     tracing = Traces("svc", kept, sample=0.25)
-    share = sum(tracing.wanted() for _ in range(4000)) / 4000
+    share = sum(tracing.sample() != "" for _ in range(4000)) / 4000
     assert 0.2 < share < 0.3
     never = Traces("svc", kept, sample=0.0)
-    assert not any(never.wanted() for _ in range(100))
-    assert never.wanted(CALLER)
-    assert not never.wanted(CALLER[:-1] + "0")
+    assert not any(never.sample() for _ in range(100))
+    assert never.sample(CALLER) == "1" * 32
+    assert not never.sample(CALLER[:-1] + "0")
+
+
+@pytest.mark.parametrize(
+    "broken", [f"00-{'0' * 32}-{'2' * 16}-01", f"00-{'1' * 32}-{'0' * 16}-01", f"ff-{'1' * 32}-{'2' * 16}-01"]
+)
+def test_a_callers_trace_that_is_none_gets_an_id_of_its_own(tracing, kept, broken):
+    trace_id = tracing.sample(broken)
+    assert trace_id not in {"0" * 32, "1" * 32}
+    assert tracing.record("predict", MARKS, {}, traceparent=broken, trace_id=trace_id) == trace_id
+
+
+def test_a_trace_has_the_id_that_was_decided_before_it_was_made(tracing, kept):
+    trace_id = tracing.sample()
+    assert tracing.record("predict", MARKS, {}, trace_id=trace_id) == trace_id
+    assert tracing.record("predict", MARKS, {}) != trace_id
+    tracing.flush()
+    assert sum(format(span.context.trace_id, "032x") == trace_id for span in kept.spans) == 4
 
 
 def test_off_by_setting_makes_no_span_and_no_thread():
     tracing = traces.configure(Settings(traces=False), "svc")
-    assert not tracing.wanted(CALLER)
+    assert not tracing.sample(CALLER)
     with tracing.span("step") as trace_id:
         assert trace_id == ""
     assert tracing._provider is None
