@@ -1,6 +1,7 @@
 """Typed settings of a profile, read once at the entry point from the environment (`PLINTH_*`).
 
-This is the only place that reads `PLINTH_*` variables. A profile changes addresses, never code.
+`plinth.core.environment.load_settings` makes them, with `.env` beneath the environment in the compose profile. A
+profile changes addresses, never code.
 """
 
 from __future__ import annotations

@@ -193,21 +193,21 @@ def forget(state: Path, build: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, durably.
+def write_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file whole or not at all, durably. Of the mode, the umask takes its part.
 
     Raises:
         Unavailable: The disk is full or the folder cannot be written; nothing half-written stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        write_whole(path, data, mode=mode)
     except OSError as error:
         raise Unavailable(
             f"{path.name} cannot be written: {error.strerror or error}", where=str(path.parent), hint="free disk space"
         ) from error
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, *, mode: int = 0o666) -> None:
     """As `write_file`, as JSON with sorted keys."""
-    write_file(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode())
+    write_file(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False).encode(), mode=mode)

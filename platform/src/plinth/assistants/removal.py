@@ -160,7 +160,7 @@ def _collect(store: VectorStore, state: Path, tenant: str, remembered: Path) -> 
                 fresh.spare(tenants_)
     known.quick |= fresh.quick
     known.sure |= fresh.sure
-    write_json(remembered, known.as_dict())
+    write_json(remembered, known.as_dict(), mode=0o600)
     return known
 
 

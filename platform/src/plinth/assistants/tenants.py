@@ -25,6 +25,9 @@ from plinth.core.digests import digest_bytes
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from plinth.pipelines.slots import slot
 
+HEADER = "X-Plinth-Key"
+"""The header of a request that has the key."""
+
 FILE = "tenants.json"
 PROBE_KEY = "probe.key"
 PUBLIC_KEY = "public"
@@ -162,7 +165,7 @@ def probe_key(folder: Path) -> str:
         if key := _read_key(path):
             return key
         key = f"probe_{secrets.token_urlsafe(32)}"
-        write_file(path, key.encode())  # readable by its owner only
+        write_file(path, key.encode(), mode=0o600)
         return key
 
 
@@ -172,7 +175,7 @@ def _changing(folder: Path) -> Iterator[list[Tenant]]:
     with _locked(folder):
         known = tenants(folder)
         yield known
-        write_json(folder / FILE, {"tenants": [tenant.model_dump(mode="json") for tenant in known]})
+        write_json(folder / FILE, {"tenants": [tenant.model_dump(mode="json") for tenant in known]}, mode=0o600)
 
 
 @contextmanager

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write a file in one step, durably: whoever reads it, and whatever is killed, sees the old content or the new.
+
+    Args:
+        path: The file.
+        data: Its content.
+        mode: Its permissions, of which the umask takes some away, as of any new file's.
 
     Raises:
         OSError: It cannot be written; nothing half-written stays.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    handle, name = new_file(path.parent, ".writing-", mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -24,6 +30,42 @@ def write_whole(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def new_file(folder: Path, prefix: str, mode: int = 0o666) -> tuple[int, str]:
+    """A new file of a name of its own, to be renamed when it is whole: its open handle and its path.
+
+    `tempfile.mkstemp` would make it readable to its owner alone, and so it stays after the rename: what root's command
+    line writes into the compose profile's state is read by containers that run as another user.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    while True:
+        name = str(folder / f"{prefix}{secrets.token_hex(8)}")
+        try:
+            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except FileExistsError:
+            continue
+        if (heir := _heir(folder)) is not None:
+            os.fchown(handle, heir, -1)
+        return handle, name
+
+
+def _heir(folder: Path) -> int | None:
+    """Whose a file is that root writes into a folder which is handed down (setgid): the user's above who is not root.
+
+    So is the compose profile's state where root commands it; nowhere else does a file change hands.
+    """
+    if os.geteuid() != 0:
+        return None
+    for above in (folder.absolute(), *folder.absolute().parents):
+        found = above.stat()
+        if not found.st_mode & stat.S_ISGID:
+            return None
+        if found.st_uid != 0:
+            return found.st_uid
+    return None
 
 
 def sync(path: Path) -> None:

@@ -7,7 +7,6 @@ import inspect
 import json
 import logging
 import os
-import tempfile
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from plinth.core.digests import canonical_json, digest_bytes, digest_file, digest_json
+from plinth.core.files import new_file
 from plinth.errors import InvalidInput
 from plinth.pipelines.files import IN_KEY, file_refs
 from plinth.pipelines.hints import hints
@@ -171,7 +171,7 @@ def _result_digest(result: Any) -> str:
 
 def _write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    handle, name = new_file(path.parent, ".tmp-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -52,7 +52,7 @@ def slot(folder: Path, *, limit: int, wait: float) -> Iterator[int]:
 def _try_lock(folder: Path, number: int) -> int | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / f".slot-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(folder / f".slot-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
     except OSError as error:
         raise Unavailable(f"the run folder cannot be written: {error.strerror}", where=str(folder)) from error
     try:

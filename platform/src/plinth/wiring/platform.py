@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from plinth.core import failpoints
+from plinth.core.environment import load_settings
 from plinth.core.products import Product
 from plinth.errors import InvalidInput, MissingExtra, NotFound
 from plinth.ledger.artifacts import ArtifactStore
@@ -113,32 +114,10 @@ class Platform:
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Platform:
-        """The platform of these settings; by default those of the environment.
-
-        Raises:
-            InvalidInput: A `PLINTH_*` variable does not fit.
-        """
+        """The platform of these settings; by default those of the environment. Raises as `load_settings`."""
         if settings is not None:
             return cls(settings)
-        from pydantic import ValidationError
-        from pydantic_settings import SettingsError
-
-        try:
-            return cls(Settings())  # type: ignore[call-arg]
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = f"PLINTH_{first['loc'][0]}".upper()
-            raise InvalidInput(
-                f"the setting {name} does not fit: {first['msg']}",
-                where="environment",
-                hint="docs/reference/settings.md lists every setting",
-            ) from error
-        except SettingsError as error:
-            raise InvalidInput(
-                f"a setting is not the JSON it should be: {error}",
-                where="environment",
-                hint="docs/reference/settings.md lists every setting",
-            ) from error
+        return cls(load_settings())
 
     @property
     def actor(self) -> str:

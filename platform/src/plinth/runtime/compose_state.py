@@ -1,0 +1,83 @@
+"""The folder that the containers of the compose profile share with this machine: made, recognized, emptied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from plinth.errors import Conflict, InvalidInput
+
+MARKER = ".plinth-compose"
+CONTAINER_ID = 10001
+"""User and group of the containers where root starts them: none of ours runs as root."""
+FOLDERS = ("run", "logs", "products", "cache", "models", "prefect")
+
+
+def make_state(state: Path, project: str, uid: int, gid: int) -> None:
+    """Make the folder so that containers and this machine's user both write there.
+
+    For a user, the containers run as that user. For root they run as another: the folder is theirs, and what root puts
+    there later takes the folder's group (setgid) and is open to it (umask 002, see `plinth.cli.main`).
+
+    Raises:
+        InvalidInput: It cannot be made.
+        Conflict: It is another project's.
+    """
+    root = os.geteuid() == 0
+    marker = state / MARKER
+    if marker.exists() and (owner := marker.read_text(encoding="utf-8").strip()) != project:
+        raise Conflict(
+            f"the state folder is of the project {owner!r}, not {project!r}",
+            where=str(state),
+            hint="two stacks must not share one: `plinth init compose --state DIR`, or PLINTH_STATE in .env",
+        )
+    if not marker.exists() and state.is_dir() and any(state.iterdir()):
+        raise Conflict(
+            "the state folder holds something that is not the compose profile's",
+            where=str(state),
+            hint="name an empty or new folder with --state",
+        )
+    try:
+        for folder in (state, *(state / name for name in FOLDERS)):
+            folder.mkdir(parents=True, exist_ok=True)
+            if root:
+                os.chown(folder, uid, gid)
+            folder.chmod(0o2770 if root else 0o700)
+        if not marker.exists():
+            marker.write_text(f"{project}\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(
+            f"the state folder cannot be made: {error.strerror}",
+            where=str(error.filename or state),
+            hint="another folder with --state, or PLINTH_STATE in .env",
+        ) from error
+
+
+def empty_state(state: Path, project: str, home: Path) -> bool:
+    """Remove what the folder holds, if it is surely this project's. Returns whether there was a folder.
+
+    Raises:
+        Conflict: It neither lies in the workspace's `.plinth` nor carries our marker, or is another project's.
+    """
+    if not state.is_dir():
+        return False
+    marker = state / MARKER
+    owner = marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
+    inside = (home / ".plinth").resolve() in state.resolve().parents
+    if owner not in (None, project) or (owner is None and not inside):
+        raise Conflict(
+            f"what PLINTH_STATE names is {f'of the project {owner!r}' if owner else 'not known to be the platform’s'}",
+            where=str(state),
+            hint="look at it, and delete it by hand if it may go",
+        )
+    for path in state.iterdir():
+        if path == marker:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    marker.unlink(missing_ok=True)  # last: what a killed reset leaves is still known as ours
+    state.rmdir()
+    return True
