@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("mlflow")
 
+from plinth.models.mlflow_connection import MlflowConnection
 from plinth.models.mlflow_evaluation import MlflowEvaluations
 
 ROWS = [
@@ -29,7 +30,7 @@ def logged(tmp_path_factory):
     import mlflow
 
     before = mlflow.get_tracking_uri()
-    run = MlflowEvaluations(store, folder / "artifacts").log_evaluation(
+    run = MlflowEvaluations(MlflowConnection(store), folder / "artifacts").log_evaluation(
         "docs-assistant", "d" * 64, ROWS, SUMMARY, {"golden": "e" * 64}
     )
     assert mlflow.get_tracking_uri() == before

@@ -36,10 +36,11 @@ def registry(request, tmp_path_factory):
     if request.param == "memory":
         return MemoryRegistry()
     from plinth.models.mlflow import MlflowRegistry
+    from plinth.models.mlflow_connection import MlflowConnection
 
     # A space and a percent sign: the path goes through a file URI.
     folder = tmp_path_factory.mktemp("state") / "my state 5%" / "mlflow"
-    return MlflowRegistry(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+    return MlflowRegistry(MlflowConnection(f"sqlite:///{folder / 'mlflow.db'}"), folder / "artifacts")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from plinth.errors import Conflict, InvalidInput, NotFound
 from plinth.generation.memory import MemoryPrompts
 from plinth.generation.mlflow import MlflowPrompts
 from plinth.generation.prompts import MAX_MESSAGE_CHARS, MAX_TEMPLATE_CHARS, check_registration
+from plinth.models.mlflow_connection import MlflowConnection
 
 TEXT = "--- user ---\n{% for word in headings %}{{ word }} > {% endfor %}{{ text }} {# é \u2028 #}\r\n\n"
 VARIABLES = ("text", "headings")
@@ -18,7 +19,7 @@ def registry(request, tmp_path_factory):
     if request.param == "memory":
         return MemoryPrompts()
     folder = tmp_path_factory.mktemp("state") / "my state 5%" / "mlflow"
-    return MlflowPrompts(f"sqlite:///{folder / 'mlflow.db'}")
+    return MlflowPrompts(MlflowConnection(f"sqlite:///{folder / 'mlflow.db'}"))
 
 
 def test_a_prompt_is_kept_as_it_is_with_who_made_it_and_why(registry):
@@ -125,7 +126,8 @@ def test_a_prompt_is_no_model_and_a_model_no_prompt(tmp_path):
     from plinth.models.mlflow import MlflowRegistry
 
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    prompts, models = MlflowPrompts(store), MlflowRegistry(store, tmp_path / "artifacts")
+    connection = MlflowConnection(store)
+    prompts, models = MlflowPrompts(connection), MlflowRegistry(connection, tmp_path / "artifacts")
     prompts.register("docs.answer", TEXT, VARIABLES)
     assert models.versions() == []
     prompts._client.create_registered_model("docs.model")
@@ -139,4 +141,4 @@ def test_an_unreachable_store_is_unavailable(tmp_path):
     from plinth.errors import Unavailable
 
     with pytest.raises(Unavailable):
-        MlflowPrompts(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}").versions("docs")
+        MlflowPrompts(MlflowConnection(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")).versions("docs")

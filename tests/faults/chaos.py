@@ -55,6 +55,7 @@ from plinth.errors import Conflict, NotFound, PlinthError, RefusedByPolicy
 from plinth.ledger.leases import Candidate
 from plinth.ledger.rollouts import Rollouts
 from plinth.models.mlflow import MlflowRegistry
+from plinth.models.mlflow_connection import MlflowConnection
 from plinth.models.port import Training
 from plinth.pipelines.port import PipelineContext
 from plinth.pipelines.step import step
@@ -174,7 +175,7 @@ def run_controller(environment, log, evidence="recorded", quick=True):
 
 def make_registry(path):
     """An empty MLflow database with every table, which takes MLflow seconds to make."""
-    MlflowRegistry(f"sqlite:///{path}", Path(path).parent / "artifacts").versions()
+    MlflowRegistry(MlflowConnection(f"sqlite:///{path}"), Path(path).parent / "artifacts").versions()
 
 
 def run_service(environment, log, port):

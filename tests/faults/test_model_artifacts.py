@@ -17,6 +17,7 @@ from plinth.ledger.artifacts import ArtifactStore
 from plinth.models import onnx
 from plinth.models.memory import MemoryRegistry
 from plinth.models.mlflow import MlflowRegistry
+from plinth.models.mlflow_connection import MlflowConnection
 from plinth.models.port import Training
 
 MATRIX = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
@@ -39,7 +40,7 @@ def registry(request, tmp_path_factory):
     if request.param == "memory":
         return MemoryRegistry()
     folder = tmp_path_factory.mktemp("state") / "mlflow"
-    return MlflowRegistry(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")
+    return MlflowRegistry(MlflowConnection(f"sqlite:///{folder / 'mlflow.db'}"), folder / "artifacts")
 
 
 class Bomb:

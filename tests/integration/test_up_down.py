@@ -118,19 +118,21 @@ def test_the_mlflow_server_refuses_other_host_names_and_the_prefect_server_other
 
 
 def test_the_mlflow_server_says_which_version_carries_an_alias(plinth):
-    from plinth.models.mlflow import MlflowRegistry, version_at
+    from plinth.models.mlflow import MlflowRegistry
+    from plinth.models.mlflow_connection import MlflowConnection
+    from plinth.models.mlflow_http import version_at
 
     server = f"http://127.0.0.1:{plinth.ports['mlflow']}"
-    assert version_at(server, "fares", "serving") is None
+    assert version_at(server, "fares", "serving", {}) is None
     folder = plinth.state / "mlflow"
-    client = MlflowRegistry(f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts")._client
+    client = MlflowRegistry(MlflowConnection(f"sqlite:///{folder / 'mlflow.db'}"), folder / "artifacts")._client
     client.create_registered_model("fares")
     client.create_model_version("fares", "file:///nowhere")
-    assert version_at(server, "fares", "serving") is None
+    assert version_at(server, "fares", "serving", {}) is None
     client.set_registered_model_alias("fares", "serving", "1")
-    assert version_at(server, "fares", "serving") == "1"
+    assert version_at(server, "fares", "serving", {}) == "1"
     with pytest.raises(Unavailable):
-        version_at(f"http://127.0.0.1:{plinth.ports['small-product']}", "fares", "serving")
+        version_at(f"http://127.0.0.1:{plinth.ports['small-product']}", "fares", "serving", {})
 
 
 def test_doctor_finds_nothing_in_the_way_and_names_each_service(plinth):

@@ -32,6 +32,7 @@ ELSEWHERE = {
     "ledger/store.py": {"sqlalchemy"},
     "models/faulty.py": {"onnx", "onnxruntime"},  # edits a model's graph, and times it
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
+    "models/mlflow_connection.py": {"mlflow"},  # its client and its errors, for all that keep something there
     "models/mlflow_evaluation.py": {"mlflow"},  # its evaluations, beside its registry
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
     "pipelines/prefect.py": {"httpx"},  # Prefect's client raises its errors

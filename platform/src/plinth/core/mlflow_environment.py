@@ -8,6 +8,12 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    # Towards a server: MLflow's own are 120 s and 7 retries with ever longer pauses, up to 20 minutes a request.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_ASYNC_TRACE_LOGGING_RETRY_TIMEOUT": "30",
 }
-"""Whatever the environment says: a pickle is never loaded, nothing is reported home, and standard error belongs to our
-own progress and errors."""
+"""Whatever the environment says: a pickle is never loaded, nothing is reported home, nobody waits long for a server,
+and standard error belongs to our own progress and errors."""

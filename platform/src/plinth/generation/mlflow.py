@@ -1,4 +1,4 @@
-"""The prompt registry in MLflow: its SQL store, written to without a server in between.
+"""The prompt registry in MLflow: in its SQL store, or through its server.
 
 MLflow's own detection of variables looks for `{{ name }}` only and misses those inside `{% %}`, so the declared
 variables are kept in a tag, and MLflow's `format` is never used. `register_prompt` is not used either: it links the
@@ -10,64 +10,49 @@ Importing MLflow takes seconds, so this module is only imported where a registry
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from plinth.core.mlflow_environment import MLFLOW_ENVIRONMENT
-from plinth.errors import Conflict, MissingExtra, NotFound, Unavailable
+from plinth.errors import NotFound, Unavailable
 from plinth.generation.prompts import Registered, check_alias, check_registration, prompt_digest, prompt_name
 
-_ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # the second: no such alias; the name is a model's
+_ABSENT = {"INVALID_PARAMETER_VALUE"}  # no such alias; the name is a model's
+_LIST = "plinth prompt list PRODUCT"
+
+
+class Connection(Protocol):
+    """The way to MLflow (plinth.models.mlflow_connection, a room on this floor; wiring hands it in)."""
+
+    @property
+    def where(self) -> str:
+        """The store as errors name it."""
+
+    @property
+    def client(self) -> Any:
+        """MLflow's client."""
+
+    def errors(self, absent: str = "", hint: str = "", codes: Collection[str] = ()) -> AbstractContextManager[None]:
+        """MLflow's errors as ours."""
 
 
 class MlflowPrompts:
     """The prompt registry's port over MLflow 3.17.
 
     Args:
-        store: SQLAlchemy URL of MLflow's database, or address of its server; a database is made on first use.
+        connection: The way to MLflow.
     """
 
-    def __init__(self, store: str) -> None:
-        self.store = store
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        os.environ.update(MLFLOW_ENVIRONMENT)
-        try:
-            from mlflow import MlflowClient
-        except ModuleNotFoundError as error:
-            raise MissingExtra(error.name or "mlflow", "models") from error
-        with self._errors():
-            if self.store.startswith("sqlite:///"):
-                Path(self.store.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            return MlflowClient(self.store, self.store)
+        return self._connection.client
 
-    @contextmanager
-    def _errors(self, absent: str = "") -> Iterator[None]:
-        """MLflow's errors as ours; `absent` says what is not there when MLflow says that something is not."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except MlflowException as error:
-            if absent and error.error_code in _ABSENT:
-                raise NotFound(absent, where=self.store, hint="plinth prompt list PRODUCT") from None
-            text = str(error).split("\n")[0][:300]
-            if error.error_code == "RESOURCE_ALREADY_EXISTS":
-                raise Conflict(text, where=self.store, hint="run it again, or give the prompt another name") from None
-            raise Unavailable(
-                f"MLflow: {text}", where=self.store, hint="check the state folder and `plinth doctor`"
-            ) from error
-        except OSError as error:
-            raise Unavailable(
-                f"MLflow's folder cannot be used: {error.strerror}", where=str(error.filename or self.store),
-                hint="free disk space, or check its permissions",
-            ) from error  # fmt: skip
+    def _errors(self, absent: str = "") -> AbstractContextManager[None]:
+        return self._connection.errors(absent, _LIST, _ABSENT)
 
     def register(
         self, name: str, template: str, variables: Sequence[str], *, message: str = "", actor: str = ""
@@ -85,7 +70,9 @@ class MlflowPrompts:
         # version, and both then use the older one.
         found = self._of_digest(name, digest)
         if found is None:
-            raise Unavailable(f"the version of {name} that was made is gone", where=self.store, hint="run it again")
+            raise Unavailable(
+                f"the version of {name} that was made is gone", where=self._connection.where, hint="run it again"
+            )
         return found
 
     def _create(self, name: str) -> None:
@@ -106,12 +93,12 @@ class MlflowPrompts:
         """As PromptRegistry.get."""
         absent = f"no version {version!r} of prompt {name!r}"
         if not version.isdecimal():  # MLflow would take it for an alias
-            raise NotFound(absent, where=self.store, hint="versions are numbers")
+            raise NotFound(absent, where=self._connection.where, hint="versions are numbers")
         client = self._client
         with self._errors(absent):
             found = client.get_prompt_version(name, version)
         if found is None:
-            raise NotFound(absent, where=self.store, hint="plinth prompt list PRODUCT")
+            raise NotFound(absent, where=self._connection.where, hint=_LIST)
         return _registered(found.name, found.version, found.template, found.tags, found)
 
     def versions(self, product: str) -> list[Registered]:

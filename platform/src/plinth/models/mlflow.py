@@ -1,83 +1,47 @@
-"""The registry in MLflow: a SQL store and a folder of artefacts, written to without a server in between.
+"""The registry in MLflow: written to its SQL store and folder directly, or through its server.
 
 Importing MLflow takes about 3 s, so this module is only imported where a registry is really used.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlparse
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from plinth.core.mlflow_environment import MLFLOW_ENVIRONMENT
-from plinth.errors import Conflict, InvalidInput, MissingExtra, NotFound, Unavailable
+from plinth.errors import Corrupt, NotFound
+from plinth.models.mlflow_connection import MlflowConnection
 from plinth.models.port import Alias, Dataset, ModelVersion, Run, Training
 from plinth.models.rules import MODEL_FILE, check_name, check_stored, check_training, run_tags, version_tags
 
 _FOLDER = "report"
-GLANCE_SECONDS = 2.0
+_LIST = "plinth model list"
 
 
 class MlflowRegistry:
     """The registry port over MLflow 3.17.
 
     Args:
-        store: SQLAlchemy URL of MLflow's database; made and migrated on first use.
-        artifacts: Folder for artefacts, one folder a product below it.
+        connection: The way to MLflow.
+        artifacts: Folder for artefacts, one folder a product below it; with a server, which keeps them, the folder of
+            the model files that were asked for.
     """
 
-    def __init__(self, store: str, artifacts: Path) -> None:
-        self.store = store
+    def __init__(self, connection: MlflowConnection, artifacts: Path) -> None:
         self.artifacts = artifacts
+        self._connection = connection
+        self._errors = connection.errors
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        os.environ.update(MLFLOW_ENVIRONMENT)
-        try:
-            from mlflow import MlflowClient
-        except ModuleNotFoundError as error:  # not every ImportError: out of memory is one, too
-            raise MissingExtra(error.name or "mlflow", "models") from error
-        with self._errors():
-            if self.store.startswith("sqlite:///"):
-                Path(self.store.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-            return MlflowClient(self.store, self.store)
-
-    @contextmanager
-    def _errors(self, what: str = "") -> Iterator[None]:
-        """MLflow's errors as ours."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except MlflowException as error:
-            text = str(error).split("\n")[0][:300]
-            match error.error_code:
-                case "RESOURCE_DOES_NOT_EXIST":
-                    raise NotFound(
-                        f"no {what or 'such entry'}: {text}", where=self.store, hint="plinth model list"
-                    ) from None
-                case "RESOURCE_ALREADY_EXISTS":
-                    raise Conflict(text, where=self.store, hint="run it again") from None
-                case "INVALID_PARAMETER_VALUE":
-                    raise InvalidInput(text, where=self.store, hint="see the message") from None
-            raise Unavailable(
-                f"MLflow: {text}", where=self.store, hint="check the state folder and `plinth doctor`"
-            ) from error
-        except OSError as error:
-            raise Unavailable(
-                f"MLflow's folder cannot be used: {error.strerror}", where=str(error.filename or self.artifacts),
-                hint="free disk space, or check its permissions",
-            ) from error  # fmt: skip
+        return self._connection.client
 
     def log_training(self, training: Training) -> ModelVersion:
         """As Registry.log_training."""
@@ -105,6 +69,8 @@ class MlflowRegistry:
         found = self._client.get_experiment_by_name(product)
         if found:
             return str(found.experiment_id)
+        if self._connection.remote:
+            return str(self._client.create_experiment(product))
         location = self.artifacts / product
         location.mkdir(parents=True, exist_ok=True)
         return str(self._client.create_experiment(product, artifact_location=location.resolve().as_uri()))
@@ -215,12 +181,14 @@ class MlflowRegistry:
     def get(self, model: str, version: str) -> ModelVersion:
         """As Registry.get."""
         client = self._client
-        with self._errors(f"version {version!r} of model {model!r}"):
+        with self._errors(f"no version {version!r} of model {model!r}", _LIST):
             try:
                 entry = client.get_model_version(model, str(int(version)))
             except ValueError:
                 raise NotFound(
-                    f"no version {version!r} of model {model!r}", where=self.store, hint="versions are numbers"
+                    f"no version {version!r} of model {model!r}",
+                    where=self._connection.where,
+                    hint="versions are numbers",
                 ) from None
             return _version(entry, client.get_registered_model(model).aliases)
 
@@ -231,26 +199,26 @@ class MlflowRegistry:
     def set_alias(self, model: str, version: str, alias: Alias) -> None:
         """As Registry.set_alias."""
         self.get(model, version)
-        with self._errors(f"version {version!r} of model {model!r}"):
+        with self._errors(f"no version {version!r} of model {model!r}", _LIST):
             self._client.set_registered_model_alias(model, alias, version)
 
     def delete_alias(self, model: str, alias: Alias) -> None:
         """As Registry.delete_alias."""
         if self.by_alias(model, alias) is not None:
-            with self._errors(f"alias {alias!r} of model {model!r}"):
+            with self._errors(f"no alias {alias!r} of model {model!r}", _LIST):
                 self._client.delete_registered_model_alias(model, alias)
 
     def set_tags(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """As Registry.set_tags."""
         self.get(model, version)
-        with self._errors(f"version {version!r} of model {model!r}"):
+        with self._errors(f"no version {version!r} of model {model!r}", _LIST):
             for name, value in tags.items():
                 self._client.set_model_version_tag(model, version, name, value)
 
     def run(self, run_id: str) -> Run:
         """As Registry.run."""
         client = self._client
-        with self._errors(f"run {run_id!r}"):
+        with self._errors(f"no run {run_id!r}", _LIST):
             found = client.get_run(run_id)
         datasets = []
         for entry in found.inputs.dataset_inputs:
@@ -265,45 +233,39 @@ class MlflowRegistry:
         """As Registry.document."""
         check_name(name)
         self.run(run_id)
-        with self._errors(f"document {name!r}"), tempfile.TemporaryDirectory(prefix="document-") as folder:
+        with self._errors(f"no document {name!r}", _LIST), tempfile.TemporaryDirectory(prefix="document-") as folder:
             if name not in {Path(entry.path).name for entry in self._client.list_artifacts(run_id, _FOLDER)}:
-                raise NotFound(f"run {run_id!r} has no document {name!r}", where=self.store, hint="check the name")
+                raise NotFound(
+                    f"run {run_id!r} has no document {name!r}", where=self._connection.where, hint="check the name"
+                )
             return Path(self._client.download_artifacts(run_id, f"{_FOLDER}/{name}", folder)).read_bytes()
 
     def model_file(self, model: str, version: str) -> Path:
         """As Registry.model_file."""
         found = self.get(model, version)
         client = self._client
-        with self._errors(f"version {version!r} of model {model!r}"):
+        with self._errors(f"no version {version!r} of model {model!r}", _LIST):
             source = client.get_model_version_download_uri(model, version)
+            if self._connection.remote:
+                return self._downloaded(source, found.digest, f"{model} version {version}")
             location = Path(url2pathname(urlparse(source).path)) / MODEL_FILE
         return check_stored(location, found.digest, f"{model} version {version}")
 
+    def _downloaded(self, source: str, digest: str, where: str) -> Path:
+        """The server's file, under its digest: one that is here already and still is what it was is not asked for."""
+        target = self.artifacts / digest / MODEL_FILE
+        with suppress(NotFound, Corrupt):
+            return check_stored(target, digest, where)
+        from mlflow.artifacts import download_artifacts
 
-def version_at(server: str, model: str, alias: str) -> str | None:
-    """Which version carries an alias, as a running MLflow server says: without MLflow's 150 MiB in this process.
-
-    Args:
-        server: The server's address.
-        model: The registered model.
-        alias: The alias.
-
-    Raises:
-        Unavailable: The server does not answer, or not as MLflow does.
-    """
-    address = urlparse(server)
-    query = urlencode({"name": model, "alias": alias})
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=GLANCE_SECONDS)
-    try:
-        connection.request("GET", f"/api/2.0/mlflow/registered-models/alias?{query}")
-        answer = json.loads(connection.getresponse().read(1_000_000))
-        if answer.get("error_code") in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return None
-        return str(answer["model_version"]["version"])
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unavailable(f"the MLflow server cannot be asked: {error!r}", where=server) from error
-    finally:
-        connection.close()
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=self.artifacts) as folder:
+            uri = f"{source.rstrip('/')}/{MODEL_FILE}"
+            path = download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._connection.store)
+            check_stored(Path(path), digest, where)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+        return target
 
 
 def _version(entry: Any, aliases: Mapping[str, Any]) -> ModelVersion:

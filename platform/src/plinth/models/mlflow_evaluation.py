@@ -15,20 +15,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from plinth.core.mlflow_environment import MLFLOW_ENVIRONMENT
-from plinth.errors import MissingExtra, Unavailable
+from plinth.models.mlflow_connection import MlflowConnection
 
 
 class MlflowEvaluations:
     """Keeps evaluations.
 
     Args:
-        store: SQLAlchemy URL of MLflow's database; made and migrated on first use.
-        artifacts: Folder for artefacts, one folder a product below it.
+        connection: The way to MLflow.
+        artifacts: Folder for artefacts, one folder a product below it; a server has its own.
     """
 
-    def __init__(self, store: str, artifacts: Path) -> None:
-        self._store = store
+    def __init__(self, connection: MlflowConnection, artifacts: Path) -> None:
+        self._connection = connection
         self._artifacts = artifacts
 
     def log_evaluation(
@@ -53,24 +52,15 @@ class MlflowEvaluations:
 
         Raises:
             MissingExtra: MLflow is not installed.
-            Unavailable: Its database cannot be written.
+            Unavailable: Its database cannot be written, or its server does not answer.
+            RefusedByPolicy: The server does not take the user and the password.
         """
-        os.environ.update(
-            MLFLOW_ENVIRONMENT, MLFLOW_GENAI_EVAL_MAX_WORKERS="1", MLFLOW_GENAI_EVAL_MAX_SCORER_WORKERS="1"
-        )
-        try:
-            import mlflow
-            from mlflow.exceptions import MlflowException
-        except ModuleNotFoundError as error:
-            raise MissingExtra(error.name or "mlflow", "models") from error
-        try:
+        os.environ.update(MLFLOW_GENAI_EVAL_MAX_WORKERS="1", MLFLOW_GENAI_EVAL_MAX_SCORER_WORKERS="1")
+        self._connection.prepare()
+        import mlflow
+
+        with self._connection.errors():
             return self._log(mlflow, product, release, rows, summary, digests)
-        except (MlflowException, OSError) as error:
-            raise Unavailable(
-                f"MLflow: {str(error).splitlines()[0][:300]}",
-                where=self._store,
-                hint="check the state folder and `plinth doctor`",
-            ) from error
 
     def _log(
         self,
@@ -81,10 +71,8 @@ class MlflowEvaluations:
         summary: Mapping[str, Any],
         digests: Mapping[str, str],
     ) -> str:
-        if self._store.startswith("sqlite:///"):
-            Path(self._store.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(self._store)
+        mlflow.set_tracking_uri(self._connection.store)
         try:
             experiment = self._experiment(mlflow, f"{product}-evaluations", product)
             with mlflow.start_run(experiment_id=experiment, run_name=release[:12]) as run:
@@ -100,10 +88,12 @@ class MlflowEvaluations:
             mlflow.set_tracking_uri(before)
 
     def _experiment(self, mlflow: Any, name: str, product: str) -> str:
-        client = mlflow.MlflowClient(self._store, self._store)
+        client = self._connection.client
         found = client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
+        if self._connection.remote:
+            return str(client.create_experiment(name))
         return str(client.create_experiment(name, artifact_location=(self._artifacts / product).resolve().as_uri()))
 
 

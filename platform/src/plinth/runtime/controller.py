@@ -13,18 +13,21 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from plinth.core.basic_auth import authorization
 from plinth.core.products import Product
 from plinth.core.rollout_gates import judge
 from plinth.errors import PlinthError
 from plinth.ledger.leases import Candidate
-from plinth.models.mlflow import version_at
+from plinth.models.mlflow_http import version_at
 from plinth.rollouts.controller import Controller
 from plinth.rollouts.projection import INDEX, LEASE, PROMPT, Alias, Projector, process_name
 from plinth.rollouts.targets import index_alias
 from plinth.runtime.evidence import Collector
+from plinth.runtime.exporter import Exporter
 from plinth.runtime.services import CONTROLLER_READY
 from plinth.telemetry import logs
 from plinth.wiring import Platform
@@ -123,7 +126,9 @@ def _glance(platform: Platform, name: str, alias: Alias) -> str | None:
     """Which version carries an alias. MLflow keeps prompts as it keeps models, so its server tells of both."""
     if name.startswith(INDEX):
         return platform.assistants.store(name.removeprefix(INDEX)).alias(index_alias(name, alias))
-    return version_at(platform.settings.mlflow_url, name.removeprefix(PROMPT), alias)
+    settings = platform.settings
+    headers = authorization(settings.mlflow_username, settings.mlflow_password)
+    return version_at(settings.mlflow_url, name.removeprefix(PROMPT), alias, headers)
 
 
 def run(
@@ -156,8 +161,15 @@ def run(
             controller.step_down()
         return leads
     stop = threading.Event()
-    with _until_signalled(stop):
-        return _Loop(controller, stop, interval, on_ready, FreshnessWatch(platform)).run()
+    exporter = Exporter(platform, Manifests(platform), controller.leads)
+    exporter.start()
+    try:
+        with _until_signalled(stop):
+            return _Loop(
+                controller, stop, interval, on_ready, FreshnessWatch(platform), exporter.metrics.tick
+            ).run()
+    finally:
+        exporter.close()
 
 
 def _project_once(controller: Controller) -> None:
@@ -182,6 +194,7 @@ class _Loop:
         interval: float,
         on_ready: Callable[[], None],
         watch: Callable[[], None] = lambda: None,
+        tell: Callable[[str, float], None] = lambda _result, _seconds: None,
     ) -> None:
         self._controller = controller
         self._stop = stop
@@ -189,6 +202,7 @@ class _Loop:
         self._on_ready = on_ready
         self._broken: BaseException | None = None
         self._look = watch
+        self._tell = tell
         self._thread = threading.Thread(target=self._project, name="plinth-projection", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="plinth-freshness", daemon=True)
 
@@ -198,10 +212,13 @@ class _Loop:
         leads, pause, problem = False, self._interval, ""
         ready = False
         while True:
+            began = time.perf_counter()
             try:
                 leads = self._controller.tick()
                 pause, problem = self._interval, ""
+                self._tell("leads" if leads else "follows", time.perf_counter() - began)
             except PlinthError as error:  # the ledger is away: services serve on, and so do we
+                self._tell("failed", time.perf_counter() - began)
                 if str(error) != problem:
                     log.error("the ledger cannot be used", extra={"reason": str(error)})
                 pause, problem = min(pause * 2, max(LONGEST_PAUSE, self._interval)), str(error)

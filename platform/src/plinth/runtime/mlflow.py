@@ -145,7 +145,7 @@ def application(store: str, root: str, *, guarded: bool) -> Any:
     from plinth.runtime.mlflow_gate import Gate
 
     app = auth.create_app()
-    user, password = auth.auth_config.admin_username, auth.auth_config.admin_password
+    user, password = str(auth.auth_config.admin_username), str(auth.auth_config.admin_password)
     # MLflow looks at the password only when it makes the user: the environment would lie after a change.
     if not auth.store.authenticate_user(user, password):
         auth.store.update_user(user, password=password)

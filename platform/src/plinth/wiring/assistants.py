@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from plinth.core.assistants import Embedding, Endpoint, Generator, Guardrails, Retrieval, SourceSpec
 from plinth.errors import InvalidInput
+from plinth.wiring.mlflow import mlflow_connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +153,7 @@ class AssistantPorts:
         """The prompt registry."""
         from plinth.generation.mlflow import MlflowPrompts
 
-        return MlflowPrompts(self._settings.mlflow_store)
+        return MlflowPrompts(mlflow_connection(self._settings))
 
     def source(self, spec: SourceSpec) -> Source:
         """A source of documents; a relative path is one of the workspace."""

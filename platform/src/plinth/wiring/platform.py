@@ -20,6 +20,7 @@ from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
 from plinth.settings import Settings
+from plinth.wiring.mlflow import mlflow_connection, mlflow_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,14 +187,14 @@ class Platform:
         """The model registry."""
         from plinth.models.mlflow import MlflowRegistry
 
-        return MlflowRegistry(self.settings.mlflow_store, self.settings.state_dir / "mlflow" / "artifacts")
+        return MlflowRegistry(mlflow_connection(self.settings), mlflow_files(self.settings))
 
     @cached_property
     def evaluations(self) -> MlflowEvaluations:
         """Where evaluations of assistants are kept."""
         from plinth.models.mlflow_evaluation import MlflowEvaluations
 
-        return MlflowEvaluations(self.settings.mlflow_store, self.settings.state_dir / "mlflow" / "artifacts")
+        return MlflowEvaluations(mlflow_connection(self.settings), mlflow_files(self.settings))
 
     def aliases_for(self, product: str) -> Aliases:
         """Where the ledger's decisions about a product are carried over to; each store is built when it is needed."""

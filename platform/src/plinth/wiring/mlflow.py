@@ -1,0 +1,25 @@
+"""The way to MLflow by the settings, for each of its adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plinth.settings import Settings
+
+if TYPE_CHECKING:
+    from plinth.models.mlflow_connection import MlflowConnection
+
+
+def mlflow_connection(settings: Settings) -> MlflowConnection:
+    """The way to MLflow."""
+    from plinth.models.mlflow_connection import MlflowConnection
+
+    return MlflowConnection(settings.mlflow_store, settings.mlflow_username, settings.mlflow_password)
+
+
+def mlflow_files(settings: Settings) -> Path:
+    """Where artefacts are: the embedded profile's own, or what was fetched from a server, which may be deleted."""
+    if settings.mlflow_server:
+        return settings.state_dir / "cache" / "models"
+    return settings.state_dir / "mlflow" / "artifacts"
