@@ -2,6 +2,7 @@
 
 import pytest
 import pytest_socket
+import urllib3  # noqa: F401  (urllib3-future, which grafana-client brings, opens sockets when it is imported)
 
 
 @pytest.fixture(autouse=True)
