@@ -6,9 +6,9 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "platform" / "src" / "plinth"
 TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
-    "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
+    "obstore", "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
     "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
-    "jinja2", "qdrant_client", "qdrant_edge",
+    "jinja2", "jwt", "qdrant_client", "qdrant_edge",
     "detect_secrets", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
 )  # fmt: skip
 ELSEWHERE = {
@@ -30,6 +30,7 @@ ELSEWHERE = {
     "ledger/schema.py": {"sqlalchemy"},
     "ledger/snapshot.py": {"sqlalchemy"},
     "ledger/store.py": {"sqlalchemy"},
+    "ledger/totals.py": {"sqlalchemy"},
     "models/faulty.py": {"onnx", "onnxruntime"},  # edits a model's graph, and times it
     "models/mlflow.py": {"onnx"},  # MLflow's ONNX flavour takes the object
     "models/mlflow_connection.py": {"mlflow"},  # its client and its errors, for all that keep something there
@@ -42,6 +43,8 @@ ELSEWHERE = {
     "retrieval/qdrant.py": {"qdrant_client"},  # the server's client, by the server's name
     "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
     "runtime/mlflow.py": {"uvicorn", "sqlalchemy"},  # serves MLflow's application in one process, on an upgraded store
+    "serving/tokens.py": {"jwt"},  # PyJWT, by what is made with it
+    "telemetry/platform.py": {"prometheus_client"},  # the controller's page, beside the services' in prometheus.py
     "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
     "telemetry/traces.py": {"opentelemetry"},  # what OpenTelemetry is here for
 }

@@ -1,6 +1,7 @@
 """The HTTP face of an assistant: `POST /ask`, `POST /search`, and OpenAI's `POST /v1/chat/completions`.
 
-Who asks, and so what may be read, follows from `Authorization: Bearer KEY` and from nothing else of a request.
+Who asks, and so what may be read, follows from the tenant's key in `X-Plinth-Key` and from nothing else of a request.
+Where services ask for no token, `Authorization: Bearer KEY` may carry the key, as OpenAI's clients do.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import orjson
 from plinth.assistants import chat
 from plinth.assistants.answerer import Answerer, Asked
 from plinth.assistants.questions import Question, read_ask, read_search
-from plinth.assistants.tenants import Caller, Door
+from plinth.assistants.tenants import HEADER, Caller, Door
 from plinth.core.answers import Answer, Hit
 from plinth.errors import PlinthError
 from plinth.serving.asgi import Application, Handler, Request, Response, Streaming, error_headers
@@ -34,7 +35,7 @@ class AnswerApp(Application):
         pages: Path to body and content type of what never changes.
         model: What OpenAI's clients call it.
         created: When it was first made, seconds since 1970, for OpenAI's clients.
-        options: Passed on to Application (`max_body`, `body_timeout`, `allowed_hosts`).
+        options: Passed on to Application (`max_body`, `body_timeout`, `allowed_hosts`, `access`).
     """
 
     def __init__(
@@ -118,16 +119,21 @@ class AnswerApp(Application):
         Raises:
             RequestRefused: 401, the key is nobody's.
         """
-        given = request.headers.get(b"authorization", b"")
-        scheme, _, key = given.decode("latin-1").strip().partition(" ")
-        caller = None if given and scheme.lower() != "bearer" else self._door.caller(key.strip())
+        given = request.headers.get(HEADER.lower().encode())
+        scheme, _, key = b"bearer", b"", given
+        if given is None and not request.caller:  # else that header has the token
+            given = request.headers.get(b"authorization", b"")
+            scheme, _, key = given.strip().partition(b" ")
+        if given and scheme.lower() != b"bearer":
+            caller = None
+        else:
+            caller = self._door.caller((key or b"").decode("latin-1").strip())
         if caller is None:
             self._observer.event(
                 "unknown key", logging.WARNING, request_id=request.request_id, path=request.path, code=401
             )
-            raise RequestRefused(
-                401, "nobody's key", where="Authorization", hint="`Authorization: Bearer KEY`, or none at all"
-            )
+            self._observer.denied("unknown-key")
+            raise RequestRefused(401, "nobody's key", where=HEADER, hint=f"`{HEADER}: KEY`, or none at all")
         return caller
 
     def _asked(self, request: Request, question: Question, caller: Caller) -> Asked:

@@ -15,6 +15,7 @@ from plinth.core.products import Product
 from plinth.errors import PlinthError
 from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.store import Ledger
+from plinth.serving.access import guarded, host_names, open_access
 from plinth.serving.asgi import App
 from plinth.serving.ledger import LedgerReleases
 from plinth.serving.pyarrow import ParquetRequests
@@ -35,6 +36,7 @@ def make_service(product: Product, settings: Settings, artifacts: ArtifactStore,
     Raises:
         RefusedByPolicy: The product is no assistant.
         Unavailable: The ledger cannot be opened.
+        InvalidInput: The key of the tokens is too short.
     """
     name, folder = product.name, settings.product_dir(product.name)
     handler = logs.configure(name, settings.log_level)
@@ -48,30 +50,40 @@ def make_service(product: Product, settings: Settings, artifacts: ArtifactStore,
         tracing.close()
         handler.flush()  # uvicorn ends the process by the signal it got: nothing after this is certain to run
 
+    # create=False: a service must neither create nor migrate the ledger. It reads it, and adds to the audit log.
+    ledger = Ledger(settings.database_url, create=False)
+    observer = AnswerObserver(name, AnswerMetrics(name, scraped, product.latency_thresholds), tracing)
     service = AnswerService(
         product,
         folder,
-        # create=False: a service reads the ledger, and must neither create nor migrate it.
-        LedgerReleases(Ledger(settings.database_url, create=False), artifacts, name),
+        LedgerReleases(ledger, artifacts, name),
         tools,
         sink=answer_sink(folder, redactor((tools.secrets, tools.personal_data))),
         request_sink=ParquetRequests(folder / "requests"),
-        observer=AnswerObserver(name, AnswerMetrics(name, scraped, product.latency_thresholds), tracing),
+        observer=observer,
         pages=make_pages(product.title, product.description),
         on_stop=stop_telemetry,
         max_body=product.serving.max_body_bytes,
-        allowed_hosts=(settings.host,),
+        allowed_hosts=host_names(settings),
+        access=open_access(settings, name, ledger, observer),
     )
     return service
 
 
-def serve(front: Callable[[], App], module: str, port: int, argv: Sequence[str] | None = None) -> int:
+def serve(
+    front: Callable[[], App],
+    module: str,
+    port: int,
+    settings: Callable[[], Settings],
+    argv: Sequence[str] | None = None,
+) -> int:
     """Serve in this process until SIGTERM.
 
     Args:
         front: Makes the application.
         module: Name of the entry file's module, for the help.
         port: Where to listen unless the command line says something else.
+        settings: Reads those of the profile.
         argv: The command line; default that of the process.
 
     Returns:
@@ -84,7 +96,8 @@ def serve(front: Callable[[], App], module: str, port: int, argv: Sequence[str] 
     parser.add_argument("--port", type=int, default=port)
     args = parser.parse_args(argv)
     try:
-        run(front(), bind(args.host, args.port, setting="PLINTH_SERVICE_PORTS"))
+        listener = bind(args.host, args.port, setting="PLINTH_SERVICE_PORTS", guarded=guarded(settings()))
+        run(front(), listener)
     except PlinthError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

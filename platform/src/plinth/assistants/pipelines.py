@@ -216,7 +216,8 @@ def _ask(
 ) -> dict[str, float] | None:
     """Source to when the service found its probe and not the former one; None where no service runs."""
     urls = context.ports.service_urls(context.product)
-    service = probing.Service(urls[0], tenants.probe_key(context.state))
+    headers = context.ports.service_headers(context.product)
+    service = probing.Service(urls[0], tenants.probe_key(context.state), headers)
     if not service.answers():
         return None
     return freshness.wait_until_searchable(service.find, probes, former, timeout)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from plinth.assistants.tenants import HEADER
 from plinth.errors import Unavailable
 
 TIMEOUT = 5.0
@@ -18,12 +19,13 @@ class Service:
 
     Args:
         url: Its base address.
-        key: The probes' key.
+        key: The probes' key; "" is none.
+        headers: What its service wants of a request beside that, such as a token.
     """
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, headers: Mapping[str, str] | None = None) -> None:
         self._url = url
-        self._key = key
+        self._headers = {**(headers or {}), "Content-Type": "application/json", **({HEADER: key} if key else {})}
 
     def answers(self) -> bool:
         """Whether anything answers at its address."""
@@ -69,9 +71,8 @@ class Service:
         address = urllib.parse.urlsplit(self._url)
         make = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         connection = make(str(address.hostname), address.port, timeout=TIMEOUT)
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         try:
-            connection.request(method, address.path.rstrip("/") + path, body, headers)
+            connection.request(method, address.path.rstrip("/") + path, body, self._headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:

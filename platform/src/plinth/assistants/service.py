@@ -43,7 +43,7 @@ class AnswerService:
         pages: Static pages by path.
         on_stop: Called last when the service stops.
         running: Questions that are answered at once.
-        options: Passed on to the application (`max_body`, `body_timeout`, `allowed_hosts`).
+        options: Passed on to the application (`max_body`, `body_timeout`, `allowed_hosts`, `access`).
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class AnswerService:
         self.log.start()
         self.requests.start()
         self.shadow.start()
+        self.app.start()
         self._warm_up()
         # What is alive now stays alive: the collector need not walk it again in the middle of an answer.
         gc.collect()
@@ -99,6 +100,7 @@ class AnswerService:
         self.answerer.close()
         self.log.close()
         self.requests.close()
+        self.app.close()
         self._on_stop()
 
     def stats(self) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Ports(Protocol):
         """The ledger."""
 
     @property
-    def artifacts(self) -> ArtifactStore:
+    def artifacts(self) -> Artifacts:
         """The artefact store."""
 
     @property
@@ -97,6 +97,9 @@ class Ports(Protocol):
 
     def service_urls(self, product: str) -> list[str]:
         """Base addresses of the product's service."""
+
+    def service_headers(self, product: str) -> dict[str, str]:
+        """What a request to the product's service has to carry."""
 
     def aliases_for(self, product: str) -> Aliases:
         """What follows the ledger."""

@@ -37,14 +37,15 @@ def ask(args: Namespace, out: Output) -> int:
     """Handler: one question. 0 it was answered, or the documents do not say; 3 a guardrail said no."""
     import os
 
+    from plinth.assistants.tenants import HEADER
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
     spec = assistant(platform, args.product)
     url = f"{platform.service_urls(spec.name)[0]}/ask"
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **platform.service_headers(spec.name)}
     if key := args.key or os.environ.get(KEY, ""):
-        headers["Authorization"] = f"Bearer {key}"
+        headers[HEADER] = key
     if args.request_id:
         headers["X-Request-ID"] = args.request_id
     stream = not (args.no_stream or out.json_mode)

@@ -44,7 +44,11 @@ def predict(args: Namespace, out: Output) -> None:
             hint='ask it: plinth ask "..."',
         )
     url = platform.service_urls(spec.name)[0]
-    answer = _call(url, "/predict", _payload(args, url), args.request_id)
+    headers = platform.service_headers(spec.name)
+    payload = _payload(args, url, headers)
+    if args.request_id:
+        headers["X-Request-ID"] = args.request_id
+    answer = _call(url, "/predict", headers, payload)
     out.data(answer)
     rows = answer["predictions"]
     columns = [name for name in rows[0] if name != "defaulted"]
@@ -54,7 +58,7 @@ def predict(args: Namespace, out: Output) -> None:
     out.text(f"request {answer['request_id']}")
 
 
-def _payload(args: Namespace, url: str) -> Any:
+def _payload(args: Namespace, url: str, headers: dict[str, str]) -> Any:
     """The request's body, from exactly one of the three ways to give it."""
     from plinth.errors import InvalidInput
 
@@ -66,8 +70,8 @@ def _payload(args: Namespace, url: str) -> Any:
         )
     if args.file:
         value = _read(args.file)
-        return value if isinstance(value, dict) else {_instances(_request(url)["schema"])[0]: value}
-    request = _request(url)
+        return value if isinstance(value, dict) else {_instances(_request(url, headers)["schema"])[0]: value}
+    request = _request(url, headers)
     if args.example:
         return request["example"]
     name, schema = _instances(request["schema"])
@@ -116,9 +120,9 @@ def _read(name: str) -> Any:
         raise InvalidInput(f"the file is not JSON: {error}", where=name, hint="see `--example --json`") from error
 
 
-def _request(url: str) -> dict[str, Any]:
+def _request(url: str, headers: dict[str, str]) -> dict[str, Any]:
     """Schema and example of the request, from the service's own description."""
-    document = _call(url, "/openapi.json")
+    document = _call(url, "/openapi.json", headers)
     media: dict[str, Any] = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     return media
 
@@ -129,14 +133,14 @@ def _instances(schema: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, value["items"]
 
 
-def _call(url: str, path: str, payload: Any = None, request_id: str | None = None) -> Any:
+def _call(url: str, path: str, headers: dict[str, str], payload: Any = None) -> Any:
     import json
     import urllib.error
     import urllib.request
 
     from plinth.errors import Unavailable
 
-    headers = {"Content-Type": "application/json", **({"X-Request-ID": request_id} if request_id else {})}
+    headers = {"Content-Type": "application/json", **headers}
     body = None if payload is None else json.dumps(payload).encode()
     request = urllib.request.Request(url + path, body, headers)  # noqa: S310  (the address is the profile's own)
     # A proxy of the environment is for other machines than this one.

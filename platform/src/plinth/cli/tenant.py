@@ -57,7 +57,7 @@ def add(args: Namespace, out: Output) -> None:
     )
     out.data({"product": args.product, "tenant": args.name, "labels": args.label, "key": key})
     out.text(key)
-    out.note("this key is shown once; ask with `plinth ask --key KEY`, or `Authorization: Bearer KEY`")
+    out.note("this key is shown once; ask with `plinth ask --key KEY`, or the header `X-Plinth-Key: KEY`")
 
 
 def list_tenants(args: Namespace, out: Output) -> None:
@@ -132,7 +132,7 @@ def _flush(platform: Platform, product: str) -> None:
     from plinth.assistants.probing import Service
 
     for url in platform.service_urls(product):
-        Service(url, key="").flush()
+        Service(url, key="", headers=platform.service_headers(product)).flush()
 
 
 def _folder(platform: Platform, product: str) -> Path:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,8 @@ def drill(
         say(f"release {release[:12]} with the fault {fault!r}; {rate:g} requests a second")
         if fault == "bad-index":
             stack.callback(_discard, platform, release)
-        traffic = stack.enter_context(Traffic(url, bodies, rate, product.spec.request_path))
+        headers = partial(platform.service_headers, product.spec.name)
+        traffic = stack.enter_context(Traffic(url, bodies, rate, product.spec.request_path, headers))
         time.sleep(1.0)
         _check_answers(traffic.answers(), url)
         rollout = stack.enter_context(_rolled_out(platform, product, release, plan, fault))
@@ -185,7 +187,7 @@ def _check(platform: Platform, product: LoadedProduct) -> str:
             hint=f"`plinth rollout status {spec.name}`; drill when it has ended",
         )
     url = platform.service_urls(spec.name)[0]
-    code, said = get_json(url, "/readyz")
+    code, said = get_json(url, "/readyz", headers=platform.service_headers(spec.name))
     if code != 200:
         why = "does not answer" if code == 0 else f"is not ready: {said}"
         raise Unavailable(f"the service of {spec.name} {why}", where=url, hint="`plinth up`, then `plinth status`")

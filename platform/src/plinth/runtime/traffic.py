@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -50,13 +50,21 @@ class Traffic:
         bodies: JSON bodies of requests.
         rate: Requests a second.
         path: What they are posted to.
+        headers: What each carries beside its media type, such as a token; asked for each time, since tokens expire.
 
     Raises:
         RefusedByPolicy: The address is not this machine's own.
         InvalidInput: No body, or a rate that is not above 0.
     """
 
-    def __init__(self, url: str, bodies: Iterable[Any], rate: float, path: str = "/predict") -> None:
+    def __init__(
+        self,
+        url: str,
+        bodies: Iterable[Any],
+        rate: float,
+        path: str = "/predict",
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         address = urllib.parse.urlsplit(url)
         self._host, self._port = str(address.hostname), address.port
         if not is_loopback(self._host):
@@ -72,6 +80,7 @@ class Traffic:
             )
         self._rate = rate
         self._path = path
+        self._headers = headers
         self._answers: list[Answer] = []
         self._due: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -109,7 +118,7 @@ class Traffic:
             started = time.monotonic()
             code, releases = 0, frozenset[str]()
             try:
-                connection.request("POST", self._path, body, {"Content-Type": "application/json"})
+                connection.request("POST", self._path, body, {"Content-Type": "application/json", **self._headers()})
                 answer = connection.getresponse()
                 data, code = answer.read(), answer.status
                 releases = answered_by(json.loads(data)) if code == 200 else releases
@@ -125,12 +134,12 @@ def answered_by(answer: dict[str, Any]) -> frozenset[str]:
     return frozenset(row.get("release", answer["release"]) for row in answer.get("predictions", [answer]))
 
 
-def get_json(url: str, path: str, timeout: float = 3.0) -> tuple[int, Any]:
+def get_json(url: str, path: str, timeout: float = 3.0, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
     """Status and JSON of a GET; (0, None) when nothing answers."""
     address = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=timeout)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers or {}))
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     except (OSError, http.client.HTTPException, ValueError):

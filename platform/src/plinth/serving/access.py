@@ -13,8 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from plinth.core.addresses import is_loopback
-from plinth.errors import InvalidInput, PlinthError, RefusedByPolicy
+from plinth.errors import InvalidInput, PlinthError
 from plinth.serving.refusals import Refusals
 from plinth.serving.tokens import LEEWAY, TokenRefused, Tokens
 
@@ -131,22 +130,14 @@ def open_access(settings: Settings, product: str, ledger: Ledger, observer: Obse
     return Access(product, Tokens(key), refusals, settings.scrape_token.get_secret_value())
 
 
-def check_address(host: str, settings: Settings) -> None:
-    """Refuse to listen where others can reach a service that asks nobody who they are.
+def guarded(settings: Settings) -> bool:
+    """Whether the profile's services ask for tokens.
 
     Raises:
-        RefusedByPolicy: The address is not this machine's own, and there is no key.
-        InvalidInput: The key is too short.
+        InvalidInput: They would, and the key is too short.
     """
     key = settings.token_key.get_secret_value()
-    if key:
-        Tokens(key)
-    elif not is_loopback(host):
-        raise RefusedByPolicy(
-            f"the service would listen on {host or 'every address'}, and nobody would be asked who they are",
-            where="--host",
-            hint="set PLINTH_TOKEN_KEY (`plinth init compose` writes one), or listen on 127.0.0.1",
-        )
+    return bool(key and Tokens(key))
 
 
 def host_names(settings: Settings) -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import orjson
 
+from plinth.core.addresses import is_loopback
 from plinth.errors import NotFound, PlinthError, RefusedByPolicy, Unavailable
+from plinth.serving.access import Access, Unauthorized
 from plinth.serving.body import RequestRefused, printable
 from plinth.serving.buffer import BufferedLog
 from plinth.serving.health import Health
@@ -38,13 +40,14 @@ HOST = re.compile(rb"(\[[0-9a-f:.]{2,45}\]|[^:\[\]]{1,255})(?::[0-9]{0,5})?")
 
 @dataclass(slots=True)
 class Request:
-    """What a handler needs of a request."""
+    """What a handler needs of a request. `caller` is who calls, by the token; "" where none is asked for."""
 
     method: str
     path: str
     receive: Receive
     request_id: str
     headers: dict[bytes, bytes]
+    caller: str = ""
     traceparent: str = ""
     trace_id: str = ""
     rows: int = 0
@@ -97,6 +100,7 @@ class Application:
         body_timeout: Seconds in which a body has to arrive.
         stream_timeout: Seconds in which an answer that is sent as it comes has to end, whoever is slow.
         allowed_hosts: Host names beside the loopback's that requests may be addressed to, without port.
+        access: Asks callers for their token; without it only this machine is answered.
     """
 
     def __init__(
@@ -111,8 +115,10 @@ class Application:
         body_timeout: float = 10.0,
         stream_timeout: float = 600.0,
         allowed_hosts: Iterable[str] = (),
+        access: Access | None = None,
     ) -> None:
         self._observer = observer
+        self._access = access
         self._health = health
         self._logs = tuple(logs)
         self._pages = pages
@@ -128,6 +134,16 @@ class Application:
             **{path: {"GET": self._page} for path in pages},
         }
 
+    def start(self) -> None:
+        """Start what runs beside requests: the writer of refused tokens."""
+        if self._access is not None:
+            self._access.refusals.start()
+
+    def close(self) -> None:
+        """Stop it, and write what is left."""
+        if self._access is not None:
+            self._access.refusals.close()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; never raises for anything that a client sent."""
         if scope["type"] != "http":
@@ -138,6 +154,7 @@ class Application:
         request = Request(scope["method"], _raw_path(scope), receive, _request_id(headers), headers)
         response: Response | Streaming
         try:
+            self._admit(request, scope.get("client"))
             response = await self._dispatch(request)
         except PlinthError as error:
             response = self.error(error, request)
@@ -235,7 +252,6 @@ class Application:
         return response.status
 
     async def _dispatch(self, request: Request) -> Response | Streaming:
-        self._check_sender(request.headers)
         methods = self._routes.get(request.path)
         if methods is None:
             raise NotFound("no such path", where=printable(request.path), hint="/openapi.json lists the paths")
@@ -246,13 +262,35 @@ class Application:
             )
         return await handler(request)
 
+    def _admit(self, request: Request, client: Sequence[Any] | None) -> None:
+        """The token first: whoever has none learns nothing, not even which names the service has.
+
+        Raises:
+            Unauthorized: No token that counts.
+            RefusedByPolicy: It comes from elsewhere and nobody can say who it is, or from a page of another site.
+        """
+        if self._access is not None:
+            try:
+                request.caller = self._access.caller(request.method, request.path, request.headers)
+            except Unauthorized as error:
+                self._observer.denied(error.reason)
+                raise
+        elif client and not is_loopback(client[0]):
+            self._observer.denied("foreign-address")
+            raise RefusedByPolicy(
+                "without a key for tokens only this machine is answered", where="address", hint="set PLINTH_TOKEN_KEY"
+            )
+        self._check_sender(request.headers)
+
     def _check_sender(self, headers: dict[bytes, bytes]) -> None:
         """A page in a browser must not reach this service through DNS rebinding or a form."""
         host = headers.get(b"host", b"")
         if _without_port(host) not in self._hosts:
+            self._observer.denied("foreign-host")
             raise RefusedByPolicy("foreign Host header", where="Host", hint="address the service by its own name")
         origin = headers.get(b"origin")
         if origin is not None and _without_port(origin.partition(b"://")[2]) not in self._hosts:
+            self._observer.denied("foreign-origin")
             raise RefusedByPolicy("foreign Origin header", where="Origin", hint="call the service from its own host")
 
     async def _body(self, request: Request) -> bytes:
@@ -332,7 +370,7 @@ def error_headers(error: PlinthError) -> tuple[tuple[bytes, bytes], ...]:
     if error.http_status in {429, 503}:
         return ((b"retry-after", b"1"),)
     if error.http_status == 401:
-        return ((b"www-authenticate", b"Bearer"),)
+        return ((b"www-authenticate", getattr(error, "challenge", b"Bearer")),)
     if error.http_status == 405:
         return ((b"allow", error.hint.removeprefix("use ").encode()),)
     if error.http_status in {400, 408, 413}:

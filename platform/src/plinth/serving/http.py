@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,10 +23,17 @@ class HttpBackend:
     Args:
         urls: The base addresses of a product's running copies, such as `http://127.0.0.1:3001`.
         timeout: Seconds a copy has for its whole answer.
+        headers: What a request to a product's copies carries, such as a token.
     """
 
-    def __init__(self, urls: Callable[[str], Sequence[str]], timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        urls: Callable[[str], Sequence[str]],
+        timeout: float = 2.0,
+        headers: Callable[[str], Mapping[str, str]] = lambda _product: {},
+    ) -> None:
         self._urls = urls
+        self._headers = headers
         self._timeout = timeout
 
     def apply(self, product: str, route: Route) -> None:
@@ -35,17 +42,19 @@ class HttpBackend:
     def observe(self, product: str) -> Sequence[Observation]:
         """As Backend.observe. Copies are asked side by side: one that hangs costs `timeout` once."""
         try:
-            urls = self._urls(product)
+            urls, headers = self._urls(product), self._headers(product)
         except PlinthError as error:
-            return [Observation(product, None, problem=f"its address is not known: {error}")]
+            return [Observation(product, None, problem=f"it cannot be asked: {error}")]
         if len(urls) < 2:
-            return [self._look(url) for url in urls]
+            return [self._look(url, headers) for url in urls]
         with ThreadPoolExecutor(min(len(urls), 16)) as pool:
-            return list(pool.map(self._look, urls))
+            return list(pool.map(lambda url: self._look(url, headers), urls))
 
-    def _look(self, url: str) -> Observation:
+    def _look(self, url: str, headers: Mapping[str, str]) -> Observation:
         try:
-            state = json.loads(self._read(url))
+            state = json.loads(self._read(url, headers))
+            if set(state) == {"error", "request_id"}:
+                return Observation(url, None, problem=f"refuses to say: {state['error']['what']}")
             problems = [*state.get("reasons", ()), *state.get("warnings", ())]
             return Observation(
                 url, _route(state.get("route")), tuple(map(str, state.get("loaded", ()))),
@@ -56,14 +65,14 @@ class HttpBackend:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return Observation(url, None, problem=f"answers what is no state of a service: {error!r}"[:300])
 
-    def _read(self, url: str) -> bytes:
+    def _read(self, url: str, headers: Mapping[str, str]) -> bytes:
         """The body of /readyz, whatever its status: 503 has one, too."""
         until = time.monotonic() + self._timeout
         address = urllib.parse.urlsplit(url)
         make = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         connection = make(str(address.hostname), address.port, timeout=self._timeout)
         try:
-            connection.request("GET", f"{address.path.rstrip('/')}/readyz")
+            connection.request("GET", f"{address.path.rstrip('/')}/readyz", headers=dict(headers))
             socket, answer = connection.sock, connection.getresponse()
             parts: list[bytes] = []
             while part := answer.read1(65_536):

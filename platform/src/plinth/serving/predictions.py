@@ -16,7 +16,7 @@ class ServingApp(Application):
         predictor: Answers predictions.
         health: Answers /healthz and /readyz.
         pages: Path to body and content type of what never changes.
-        options: Passed on to Application (`max_body`, `body_timeout`, `allowed_hosts`).
+        options: Passed on to Application (`max_body`, `body_timeout`, `allowed_hosts`, `access`).
     """
 
     def __init__(

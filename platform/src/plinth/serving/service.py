@@ -38,7 +38,7 @@ class Service:
         observer: Where metrics, logs and traces go.
         pages: Static pages by path.
         on_stop: Called last when the service stops.
-        options: Passed on to ServingApp (`max_body`, `body_timeout`, `allowed_hosts`).
+        options: Passed on to ServingApp (`max_body`, `body_timeout`, `allowed_hosts`, `access`).
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Service:
         self.log.start()
         self.requests.start()
         self.shadow.start()
+        self.app.start()
         self._warm_up()
         # What is alive now stays alive: the collector need not walk it again in the middle of a request.
         gc.collect()
@@ -105,6 +106,7 @@ class Service:
         self._predictor.close()
         self.log.close()
         self.requests.close()
+        self.app.close()
         self._on_stop()
 
     def stats(self) -> dict[str, Any]:

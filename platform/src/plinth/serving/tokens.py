@@ -1,7 +1,7 @@
 """Tokens of the own services: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256, made and checked by PyJWT.
 
 A token says who calls (`sub`), which product's service it is for (`aud`) and until when it counts (`exp`). There is
-one kind: `{"alg": "HS256", "typ": "JWT"}`. Every other algorithm, `none` among them, is refused before a key is touched,
+one kind: `{"alg": "HS256", "typ": "JWT"}`. Any other algorithm, `none` among them, is refused before a key is touched,
 and so is a header that names a key (`kid`, `jku`, `x5u`, ...): nothing in a token says how it is checked (RFC 8725).
 """
 

@@ -5,22 +5,31 @@ from __future__ import annotations
 import errno
 import socket
 
-from plinth.errors import Conflict, MissingExtra, Unavailable
+from plinth.core.addresses import is_loopback
+from plinth.errors import Conflict, MissingExtra, RefusedByPolicy, Unavailable
 from plinth.serving.asgi import App
 
 
-def bind(host: str, port: int, *, setting: str) -> socket.socket:
+def bind(host: str, port: int, *, setting: str, guarded: bool = False) -> socket.socket:
     """A listening address, taken before anything is loaded.
 
     Args:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         setting: Name of the setting that changes the port, for the error.
+        guarded: What listens asks callers who they are.
 
     Raises:
+        RefusedByPolicy: Others than this machine could reach it, and it asks nobody.
         Conflict: Something else listens there.
         Unavailable: The address cannot be listened on.
     """
+    if not guarded and not is_loopback(host):
+        raise RefusedByPolicy(
+            f"the service would listen on {host or 'every address'}, and nobody would be asked who they are",
+            where="--host",
+            hint="set PLINTH_TOKEN_KEY (`plinth init compose` writes one), or listen on 127.0.0.1",
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

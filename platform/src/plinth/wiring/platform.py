@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from plinth.serving.port import Backend
     from plinth.telemetry.signals import SignalSource
     from plinth.wiring.assistants import AssistantPorts
+    from plinth.serving.tokens import Credentials
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,28 @@ class Platform:
         return Ledger(self.settings.database_url)
 
     @cached_property
-    def artifacts(self) -> ArtifactStore:
-        """The artefact store."""
-        return ArtifactStore(self.settings.state_dir / "artifacts" / "sha256")
+    def objects(self) -> Objects | None:
+        """The bucket of the setting `object_store`; None where everything is in the state folder.
+
+        Raises:
+            InvalidInput: The bucket's or the server's address is none.
+        """
+        settings = self.settings
+        if not settings.object_store:
+            return None
+        from plinth.ledger.obstore import Objects
+
+        return Objects(settings.object_store, settings.object_endpoint, settings.object_key, settings.object_secret)
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """The artefact store: the bucket where there is one, else a folder. Raises as `objects`."""
+        state = self.settings.state_dir
+        if self.objects is None:
+            return ArtifactStore(state / "artifacts" / "sha256")
+        from plinth.ledger.object_artifacts import ObjectArtifacts
+
+        return ObjectArtifacts(self.objects, state / "cache" / "artifacts")
 
     @cached_property
     def rollouts(self) -> Rollouts:
@@ -155,7 +175,7 @@ class Platform:
         """What routes are applied on: the profile's services, which pull them from the ledger."""
         from plinth.serving.http import HttpBackend
 
-        return HttpBackend(self.service_urls)
+        return HttpBackend(self.service_urls, headers=self.service_headers)
 
     def service_urls(self, product: str) -> list[str]:
         """Base addresses of a product's service: one copy in each profile. Raises as `Products.get`."""
@@ -166,6 +186,20 @@ class Platform:
 
     @cached_property
     def signals(self) -> SignalSource:
+    @cached_property
+    def _credentials(self) -> Credentials:
+        from plinth.serving.tokens import Credentials
+
+        return Credentials(self.settings.token_key.get_secret_value(), self.actor)
+
+    def service_headers(self, product: str) -> dict[str, str]:
+        """What a request to a product's service has to carry: a token of whoever acts, where services ask for one.
+
+        Raises:
+            InvalidInput: The key of the tokens is too short, or the actor's name does not do.
+        """
+        return self._credentials.headers(product)
+
         """Where a rollout's evidence is read from, by the setting `signals`."""
         if self.settings.signals == "prometheus":
             from plinth.telemetry.promql import PrometheusSignals

@@ -27,7 +27,8 @@ def ask(platform: Platform, product: str, question: str) -> dict[str, Any]:
     """
     url = f"{platform.service_urls(product)[0]}/ask"
     body = json.dumps({"question": question}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  (its own address)
+    headers = {"Content-Type": "application/json", **platform.service_headers(product)}
+    request = urllib.request.Request(url, body, headers)  # noqa: S310  (its own address)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=TIMEOUT) as answer:

@@ -63,5 +63,6 @@ def front() -> App:
 
 if __name__ == "__main__":
     from plinth.assistants.entry import serve
+    from plinth.wiring import Platform
 
-    sys.exit(serve(front, "docs_assistant.service", 3002))
+    sys.exit(serve(front, "docs_assistant.service", 3002, lambda: Platform.from_settings().settings))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,10 @@ from flight_delays.watching import Watch
 from plinth.errors import InvalidInput, NotFound, RefusedByPolicy
 from plinth.monitoring.report import write as write_report
 from plinth.rollouts import release as rollouts
-from plinth.runtime import embedded, pipelines
+from plinth.runtime import pipelines
 from plinth.runtime.drill import drill
 from plinth.runtime.memory import PeakMemory
+from plinth.runtime.profiles import profile
 from plinth.runtime.story import left_as_found, waiting_for
 
 if TYPE_CHECKING:
@@ -118,9 +120,11 @@ class Demo:
         self.console.print(line, markup=True)
 
     def _start(self) -> None:
-        self.say("[bold]1. Services[/bold]  Prefect, MLflow and the product's service, supervised on this machine")
+        runs = profile(self.platform)
+        where = "in containers" if runs.standing else "supervised on this machine"
+        self.say(f"[bold]1. Services[/bold]  Prefect, MLflow and the product's service, {where}")
         with self.story.stage("services"), self.console.status("starting ...") as line:
-            embedded.up(self.platform, on_progress=lambda status: line.update(waiting_for(status)))
+            runs.ensure(lambda status: line.update(waiting_for(status)))
             self.rolling.forget_others()
 
     def _train(self) -> None:
@@ -175,7 +179,11 @@ class Demo:
         watch = Watch(self.platform, self.product)
         store = self.platform.features(self.product.name)
         replay = Replay(
-            self.state / "lake", store, self.state / "labels", self.platform.service_urls(self.product.name)[0]
+            self.state / "lake",
+            store,
+            self.state / "labels",
+            self.platform.service_urls(self.product.name)[0],
+            partial(self.platform.service_headers, self.product.name),
         )
         try:
             with self.story.stage("replay"):

@@ -7,7 +7,7 @@ delivered on the morning after the landing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -66,17 +66,26 @@ class Replay:
         store: Its feature store, applied.
         labels: Folder that outcomes are delivered to.
         url: Address of the service.
+        headers: What a request to it carries, such as a token; asked for each time, since tokens expire.
 
     Where `shadowed` is set, an hour ends only when the shadow of that generation's rollout has scored its flights, too.
     An hour of this calendar takes milliseconds: the shadow, which comes after the answers, would else find the rows of
     hours to come.
     """
 
-    def __init__(self, lake: Path, store: FeatureStore, labels: Path, url: str) -> None:
+    def __init__(
+        self,
+        lake: Path,
+        store: FeatureStore,
+        labels: Path,
+        url: str,
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self.totals = Totals()
         self.shadowed: int | None = None
         self._store = store
         self._labels = labels
+        self._headers = headers
         self._client = httpx.Client(base_url=url, timeout=30.0)
         self._db = duckdb.connect()
         self._db.execute("SET TimeZone = 'UTC'")
@@ -148,7 +157,7 @@ class Replay:
 
     def _metrics(self) -> list[str]:
         try:
-            return self._client.get("/metrics").text.splitlines()
+            return self._client.get("/metrics", headers=self._headers()).text.splitlines()
         except httpx.HTTPError as error:
             raise self._away(error) from error
 
@@ -170,7 +179,8 @@ class Replay:
     def _predict(self, flights: list[dict[str, Any]]) -> None:
         body = orjson.dumps({"flights": flights})
         try:
-            answer = self._client.post("/predict", content=body, headers={"content-type": "application/json"})
+            headers = {"content-type": "application/json", **self._headers()}
+            answer = self._client.post("/predict", content=body, headers=headers)
         except httpx.HTTPError as error:
             raise self._away(error) from error
         if answer.status_code != 200:

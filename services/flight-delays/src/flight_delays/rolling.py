@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.traffic import requests
@@ -111,7 +112,9 @@ class Rolling:
         bodies = itertools.islice(requests(self._platform), BODIES)
         until = time.monotonic() + SETTLE_SECONDS
         aborted = False
-        with Traffic(self._platform.service_urls(self._product.name)[0], bodies, RATE):
+        name = self._product.name
+        headers = partial(self._platform.service_headers, name)
+        with Traffic(self._platform.service_urls(name)[0], bodies, RATE, headers=headers):
             while self.current is not None:
                 self.look(day)
                 if time.monotonic() > until and not aborted:

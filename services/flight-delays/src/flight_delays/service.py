@@ -33,6 +33,7 @@ def build() -> Service:
     from flight_delays.api import FlightApi
     from plinth.features.readplan import ReadPlan
     from plinth.ledger.store import Ledger
+    from plinth.serving.access import host_names, open_access
     from plinth.serving.ledger import LedgerReleases
     from plinth.serving.onnxruntime import OnnxScorer
     from plinth.serving.pages import make_pages
@@ -69,19 +70,22 @@ def build() -> Service:
         tracing.close()
         handler.flush()  # uvicorn ends the process by the signal it got: nothing after this is certain to run
 
+    # create=False: a service must neither create nor migrate the ledger. It reads it, and adds to the audit log.
+    ledger = Ledger(settings.database_url, create=False)
+    observer = ServiceObserver(PRODUCT, Metrics(PRODUCT, scraped, spec.latency_thresholds), tracing)
     service = Service(
         api,
-        # create=False: a service reads the ledger, and must neither create nor migrate it.
-        LedgerReleases(Ledger(settings.database_url, create=False), platform.artifacts, PRODUCT),
+        LedgerReleases(ledger, platform.artifacts, PRODUCT),
         make_scorer=OnnxScorer,
         open_reader=open_reader,
         sink=ParquetSink(folder / "inference", api.feature_names),
         request_sink=ParquetRequests(folder / "requests"),
-        observer=ServiceObserver(PRODUCT, Metrics(PRODUCT, scraped, spec.latency_thresholds), tracing),
+        observer=observer,
         pages=make_pages(api, spec.title, spec.description),
         on_stop=stop_telemetry,
         max_body=spec.serving.max_body_bytes,
-        allowed_hosts=(settings.host,),
+        allowed_hosts=host_names(settings),
+        access=open_access(settings, PRODUCT, ledger, observer),
     )
     return service
 
@@ -112,14 +116,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=3001)
     args = parser.parse_args(argv)
+    from plinth.serving.access import guarded
     from plinth.serving.uvicorn import bind, run
+    from plinth.wiring import Platform
 
     try:
+        asks = guarded(Platform.from_settings().settings)
+        listener = bind(args.host, args.port, setting="PLINTH_SERVICE_PORTS", guarded=asks)
         # Outermost, so that a request passes none of the framework's layers; BentoML keeps the lifespan.
-        run(
-            Front(cast(Any, FlightDelays).to_asgi(), running),
-            bind(args.host, args.port, setting="PLINTH_SERVICE_PORTS"),
-        )
+        run(Front(cast(Any, FlightDelays).to_asgi(), running), listener)
     except PlinthError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -46,7 +46,7 @@ def switch_under_load(platform: Platform, product: Product, digest: str, kind: s
         with httpx.Client(timeout=10.0) as client:
             while not stop.is_set():
                 try:
-                    answer = client.post(url, json=EXAMPLE)
+                    answer = client.post(url, json=EXAMPLE, headers=platform.service_headers(product.name))
                     found = answer.json().get("release", "") if answer.status_code == 200 else ""
                     answers.append((time.monotonic(), answer.status_code, found))
                 except httpx.HTTPError:
