@@ -37,6 +37,7 @@ COMMANDS = {
     "tenant": ("tenant", "Tenants of an assistant: add, list, delete."),
     "index": ("index", "Index builds of an assistant: build, list, status, promote, diff."),
     "eval": ("evaluate", "Evaluation: retrieval on collections, answers on golden questions."),
+    "token": ("token", "Tokens that open the products' services: issue one, check one."),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
     "release": ("release", "Immutable releases: list, show, diff, card, promote, roll back."),
     "rollback": (
