@@ -175,6 +175,7 @@ class Application:
             traceparent=request.traceparent,
             marks=request.marks,
             trace_id=request.trace_id,
+            caller=request.caller,
         )
 
     def error(self, error: PlinthError, request: Request) -> Response:

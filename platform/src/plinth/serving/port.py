@@ -168,6 +168,7 @@ class Observer(Protocol):
         traceparent: str,
         marks: Sequence[tuple[str, int]],
         trace_id: str = "",
+        caller: str = "",
     ) -> None:
         """A request was answered; called after the answer was sent.
 
@@ -181,6 +182,7 @@ class Observer(Protocol):
             traceparent: The caller's W3C trace context, or "".
             marks: When each step of a prediction ended: ("start", ns), ("parse", ns), ... in ns since 1970.
             trace_id: What `sample` said of it.
+            caller: Who called, by the token; "" where none is asked for.
         """
 
     def sample(self, traceparent: str) -> str:

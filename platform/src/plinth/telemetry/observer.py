@@ -40,6 +40,7 @@ class ServiceObserver:
         traceparent: str,
         marks: Sequence[tuple[str, int]],
         trace_id: str = "",
+        caller: str = "",
     ) -> None:
         """An answered request: counted, timed, logged, and traced when sampled."""
         self._metrics.request(path, code, seconds, rows, release, trace_id)
@@ -50,6 +51,8 @@ class ServiceObserver:
         }  # fmt: skip
         if release:
             extra["release"] = release
+        if caller:
+            extra["caller"] = caller
         if trace_id:
             extra["trace_id"] = trace_id
             self._trace({**extra, "release": release, "seconds": seconds, "traceparent": traceparent}, marks)
