@@ -113,7 +113,7 @@ def environment(platform, **more):
     """For `plinth` in a process of its own on this workspace."""
     return {
         **os.environ, "PLINTH_HOME": str(platform.settings.home), "PLINTH_STATE": str(platform.settings.state_dir),
-        "PLINTH_TRACES": "false", "PLINTH_ACTOR": "tester", **more,
+        "PLINTH_TRACES": "false", "PLINTH_ACTOR": "tester", "PLINTH_CONTROLLER_PORT": str(free_port()), **more,
     }  # fmt: skip
 
 

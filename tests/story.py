@@ -56,7 +56,7 @@ def free_ports(count):
 def environment(state):
     """An environment whose settings share nothing with a platform that may run on this machine."""
     products = sorted(path.parent.name for path in ROOT.glob("services/*/product.yaml"))
-    prefect, mlflow, *services = free_ports(2 + len(products))
+    prefect, mlflow, controller, *services = free_ports(3 + len(products))
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PLINTH_", "PREFECT_", "MLFLOW_"))
     }
@@ -64,6 +64,7 @@ def environment(state):
         "PLINTH_STATE": str(state),
         "PLINTH_PREFECT_PORT": str(prefect),
         "PLINTH_MLFLOW_PORT": str(mlflow),
+        "PLINTH_CONTROLLER_PORT": str(controller),
         "PLINTH_SERVICE_PORTS": json.dumps(dict(zip(products, services, strict=True))),
         "PLINTH_ACTOR": "tester",
     }

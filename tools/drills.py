@@ -92,9 +92,10 @@ def _platform() -> Iterator[Platform]:
         yield running
         return
     folder = Path(tempfile.mkdtemp(prefix="plinth-drills-"))
-    prefect, mlflow, service = _free_ports(3)
+    prefect, mlflow, controller, service = _free_ports(4)
     settings = Settings(
-        home=ROOT, state=folder, prefect_port=prefect, mlflow_port=mlflow, service_ports={PRODUCT: service}
+        home=ROOT, state=folder, prefect_port=prefect, mlflow_port=mlflow, controller_port=controller,
+        service_ports={PRODUCT: service},
     )  # type: ignore[call-arg]
     platform = Platform(settings)
     try:

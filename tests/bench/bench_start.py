@@ -59,7 +59,7 @@ def run():
         clone, home = Path(folder) / "plinth", Path(folder) / "home"
         home.mkdir()
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        prefect, mlflow, service, other = free_ports(4)
+        prefect, mlflow, controller, service, other = free_ports(5)
         env = {
             name: value for name, value in os.environ.items() if not name.startswith(("PLINTH_", "PYTHON", "VIRTUAL"))
         }
@@ -69,6 +69,7 @@ def run():
             "PLINTH_BENCH": folder,
             "PLINTH_PREFECT_PORT": str(prefect),
             "PLINTH_MLFLOW_PORT": str(mlflow),
+            "PLINTH_CONTROLLER_PORT": str(controller),
             "PLINTH_SERVICE_PORTS": json.dumps({"flight-delays": service, "docs-assistant": other}),
         }
 

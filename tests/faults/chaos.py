@@ -396,6 +396,7 @@ class World:
             "PLINTH_STATE": str(folder), "PLINTH_HOME": str(synthetic.HOME), "PLINTH_TRACES": "false",
             "PLINTH_LEDGER_URL": self.settings.database_url, "PLINTH_MLFLOW_PORT": str(self.settings.mlflow_port),
             "PLINTH_SERVICE_PORTS": json.dumps({PRODUCT: self.port}),
+            "PLINTH_CONTROLLER_PORT": str(synthetic.free_port()),
         }  # fmt: skip
         self.platform = Platform.from_settings(self.settings)
         self.ledger = self.platform.ledger

@@ -73,7 +73,8 @@ class World:
         self.controllers = Controllers(
             state,
             {**env, "PLINTH_STATE": str(state), "PLINTH_HOME": str(synthetic_state.HOME),
-             "PLINTH_SERVICE_PORTS": f'{{"{PRODUCT}": {port}}}', "PLINTH_MLFLOW_PORT": "1"},
+             "PLINTH_SERVICE_PORTS": f'{{"{PRODUCT}": {port}}}', "PLINTH_MLFLOW_PORT": "1",
+             "PLINTH_CONTROLLER_PORT": str(synthetic_state.free_port())},
         )  # fmt: skip
         self._register_version("1")
 

@@ -47,6 +47,7 @@ def running(settings):
     state = settings.state_dir
     service = synthetic_state.ServiceProcess(state, settings.service_ports[PRODUCT])
     env = {**os.environ, "PLINTH_STATE": str(state), "PLINTH_HOME": str(HOME), "PLINTH_TRACES": "false"}
+    env["PLINTH_CONTROLLER_PORT"] = str(synthetic_state.free_port())
     env["PLINTH_SERVICE_PORTS"] = f'{{"{PRODUCT}": {settings.service_ports[PRODUCT]}}}'
     with (state / "controller.log").open("ab") as log:
         controller = subprocess.Popen(

@@ -38,10 +38,11 @@ def plinth(tmp_path_factory, free_port, make_product_manifest):
     manifest = make_product_manifest("small-product", entry="small_product:train", service="small_product:Service")
     (product / "product.yaml").write_text(manifest)
     (product / "small_product.py").write_text(SERVICE)
-    ports = {"prefect": free_port(), "mlflow": free_port(), "small-product": free_port()}
+    ports = {name: free_port() for name in ("prefect", "mlflow", "small-product", "controller")}
     env = {
         **{key: text for key, text in os.environ.items() if not key.startswith(("PLINTH_", "PREFECT_", "MLFLOW_"))},
         "PLINTH_HOME": str(home), "PLINTH_PREFECT_PORT": str(ports["prefect"]), "PYTHONPATH": str(product),
+        "PLINTH_CONTROLLER_PORT": str(ports["controller"]),
         "PLINTH_MLFLOW_PORT": str(ports["mlflow"]), "HOME": str(home),
         "PLINTH_SERVICE_PORTS": json.dumps({"small-product": ports["small-product"]}),
     }  # fmt: skip
@@ -85,6 +86,7 @@ def test_up_starts_everything_and_the_addresses_answer(plinth):
     assert set(status["mlflow"]) == {"name", "url", "health", "pid", "restarts"}
     for name in ("prefect", "mlflow"):
         assert get(status[name]["url"]) == 200
+    assert get(f"http://127.0.0.1:{plinth.ports['controller']}/metrics") == 200
     assert "already running" in plinth("up", "--detach")
     assert by_name(plinth("status", "--json")) == status
 

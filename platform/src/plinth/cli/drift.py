@@ -52,6 +52,7 @@ def report(args: Namespace, out: Output) -> int:
     """Handler of `drift report`."""
     from pathlib import Path
 
+    from plinth.monitoring import latest
     from plinth.monitoring import report as page
     from plinth.monitoring.trigger import trigger
     from plinth.wiring import Platform
@@ -65,6 +66,7 @@ def report(args: Namespace, out: Output) -> int:
     if args.trigger:
         # With --as-of the report is of the past, and so is the cool-down.
         decision = trigger(platform.ledger, product.name, assessment.signals, bounds, as_of)
+    latest.keep(assessment, platform.settings.product_dir(product.name))
     if args.html:
         page.write(assessment, Path(args.html), decision)
     run = _retrain(platform, product, decision, args.inline, as_of, out) if decision and decision.fire else None

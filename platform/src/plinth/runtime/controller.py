@@ -165,9 +165,7 @@ def run(
     exporter.start()
     try:
         with _until_signalled(stop):
-            return _Loop(
-                controller, stop, interval, on_ready, FreshnessWatch(platform), exporter.metrics.tick
-            ).run()
+            return _Loop(controller, stop, interval, on_ready, FreshnessWatch(platform), exporter.metrics.tick).run()
     finally:
         exporter.close()
 

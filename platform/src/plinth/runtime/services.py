@@ -52,12 +52,17 @@ CONTROLLER_READY = "controller.ready"
 
 
 def controller(settings: Settings) -> Service:
-    """How the controller of the rollouts is started (runtime/controller.py). It has no port; its page is its log."""
+    """How the controller of the rollouts is started (runtime/controller.py). Its port has metrics; its page is its log.
+
+    It is well once its file is there: without its port it moves rollouts all the same.
+    """
     return Service(
         name="controller",
         argv=(sys.executable, "-P", "-m", "plinth.runtime.controller"),
         url=(settings.state_dir / "logs" / "controller.log").as_uri(),
         health=CONTROLLER_READY,
+        port=settings.controller_port,
+        setting="PLINTH_CONTROLLER_PORT",
         env={"DO_NOT_TRACK": "1"},
     )
 
@@ -74,6 +79,6 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, (dict, list, bool)):
+    if isinstance(value, (dict, list, tuple, bool)):
         return json.dumps(value)
     return str(value) if isinstance(value, Path) else f"{value}"

@@ -266,7 +266,10 @@ PIPELINE_TIME = _platform(
     "plinth_pipeline_last_success_timestamp_seconds", "gauge", ("product", "pipeline"), "When one last did, Unix time."
 )
 CONTRACT_VIOLATIONS = _platform(
-    "plinth_contract_violations", "gauge", ("product", "contract"), "Violations that the last check of data found."
+    "plinth_contract_violations",
+    "gauge",
+    ("product", "contract"),
+    "Violations of batches in quarantine that no later delivery settled.",
 )
 INDEX_BUILDS = _platform("plinth_index_builds", "gauge", ("product",), "Index builds that are kept.")
 PREFECT_UP = _platform("plinth_prefect_up", "gauge", (), "1 while the Prefect server answers the controller.")

@@ -125,13 +125,7 @@ class Metrics:
         return [*families.values(), *map(self._histogram, self._histograms), *self._rollout()]
 
     def _histogram(self, histogram: Histogram) -> Any:
-        from prometheus_client.core import HistogramMetricFamily
-
-        metric = histogram.metric
-        family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for one in histogram.now():
-            family.add_metric((self._product, *one.labels), _with_exemplars(histogram.bounds, one), one.sum)
-        return family
+        return histogram_family(histogram, self._product)
 
     def _rollout(self) -> list[Any]:
         """The series of the newest rollout; none before the first."""
@@ -191,8 +185,21 @@ def render(registry: Any, accept: str = "") -> tuple[bytes, str]:
     from prometheus_client.openmetrics import exposition
 
     if "application/openmetrics-text" in accept:
-        return exposition.generate_latest(registry), exposition.CONTENT_TYPE_LATEST
-    return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST
+        open_text: bytes = exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return open_text, exposition.CONTENT_TYPE_LATEST
+    text: bytes = prometheus_client.generate_latest(registry)
+    return text, prometheus_client.CONTENT_TYPE_LATEST
+
+
+def histogram_family(histogram: Histogram, *first: str) -> Any:
+    """A histogram's series as the client has them. `first` are the values of its labels before those it counts by."""
+    from prometheus_client.core import HistogramMetricFamily
+
+    metric = histogram.metric
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for one in histogram.now():
+        family.add_metric((*first, *one.labels), _with_exemplars(histogram.bounds, one), one.sum)
+    return family
 
 
 def _with_exemplars(bounds: tuple[float, ...], counted: Counted) -> list[Any]:

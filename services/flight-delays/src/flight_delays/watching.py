@@ -14,7 +14,7 @@ from plinth.core.durations import seconds
 from plinth.core.products import Product
 from plinth.errors import NotFound
 from plinth.ledger.store import Event, Ledger
-from plinth.monitoring import performance
+from plinth.monitoring import latest, performance
 from plinth.monitoring.assessment import Assessment, assess
 from plinth.monitoring.duckdb import LogReader
 from plinth.monitoring.reference import FILE, Reference
@@ -99,6 +99,7 @@ class Watch:
             seen = self.assess(serving.digest, start, end)
         except NotFound:
             return None, None
+        latest.keep(seen, self._folder)
         if quiet:
             return seen, None
         now = midnight(end)

@@ -1,0 +1,169 @@
+"""The controller's page says what the ledger, the manifests and the files say, and no more."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plinth.core.manifests import parse_product
+from plinth.errors import InvalidInput
+from plinth.ledger.totals import Totals, totals
+from plinth.runtime import platform_readings
+from plinth.runtime.controller import Manifests
+from plinth.runtime.platform_readings import Files, Runs, drift_readings, ledger_readings
+from plinth.settings import Settings
+from plinth.telemetry import metrics
+from plinth.wiring import Platform
+
+SERVICES = Path(__file__).parents[4] / "services"
+
+
+@pytest.fixture
+def platform(tmp_path):
+    folder = tmp_path / "services" / "small"
+    folder.mkdir(parents=True)
+    text = (SERVICES / "flight-delays" / "product.yaml").read_text()
+    (folder / "product.yaml").write_text(text.replace("name: flight-delays", "name: small"))
+    return Platform(Settings(home=tmp_path, state=tmp_path / "state"))
+
+
+def values(readings, metric):
+    return {labels: value for found, labels, value in readings if found is metric}
+
+
+def record(folder, number, **fields):
+    run = folder / "runs" / f"run-{number}"
+    run.mkdir(parents=True)
+    about = {
+        "pipeline": "train", "status": "completed", "seconds": 2.5, "finished_at": "2026-01-01T00:00:00.000+00:00",
+        "steps": [{"attempts": 1}, {"attempts": 3}, {"attempts": 0}],
+    }  # fmt: skip
+    (run / "run.json").write_text(json.dumps({**about, **fields}))
+
+
+def test_counters_of_the_ledger_begin_at_nothing_and_have_every_outcome(platform):
+    readings = list(ledger_readings(platform))
+    assert values(readings, metrics.RELEASES) == {("small",): 0}
+    assert values(readings, metrics.ROLLOUTS_ENDED) == {("small", "done"): 0, ("small", "rolled-back"): 0}
+    assert set(values(readings, metrics.EVENTS)) == {("small", kind) for kind in platform_readings.EVENTS}
+    assert values(readings, metrics.ROLLOUT_PHASE) == {}
+
+
+def test_the_ledgers_counts_are_told_by_product(platform, monkeypatch):
+    found = Totals(
+        releases={"small": 3}, running={("small", "waiting"): 1}, ended={("small", "done"): 2, ("gone", "done"): 1},
+        pending={"small": 4}, audit=17, events={("small", "retrain-trigger"): 5},
+        evaluations={"small": {"auc": 0.7}},
+    )  # fmt: skip
+    monkeypatch.setattr(platform_readings, "totals", lambda _ledger: found)
+    readings = list(ledger_readings(platform))
+    assert values(readings, metrics.APPROVALS_WAITING) == {("small",): 1}
+    assert values(readings, metrics.ROLLOUT_PHASE) == {("small", "waiting"): 1}
+    assert values(readings, metrics.ROLLOUTS_ENDED) == {
+        ("small", "done"): 2, ("small", "rolled-back"): 0, ("gone", "done"): 1,
+    }  # fmt: skip
+    assert values(readings, metrics.EVALUATION) == {("small", "auc"): 0.7}
+    assert values(readings, metrics.AUDIT_ENTRIES) == {(): 17}
+
+
+def test_an_event_is_counted_in_the_ledger(platform):
+    platform.ledger.record_event("small", "retrain-trigger", {})
+    found = totals(platform.ledger)
+    assert found.events == {("small", "retrain-trigger"): 1}
+
+
+def test_events_that_are_counted_from_nothing_are_those_that_are_recorded():
+    from plinth.assistants import freshness
+    from plinth.governance import lineage
+    from plinth.monitoring import trigger
+
+    assert set(platform_readings.EVENTS) == {trigger.EVENT, freshness.EVENT, lineage.EVENT_KIND}
+
+
+def test_a_manifest_tells_owner_objectives_and_budget(platform):
+    readings = list(Files(platform, Manifests(platform))())
+    ((labels, one),) = values(readings, metrics.PRODUCT_INFO).items()
+    assert (labels[0], labels[3], one) == ("small", "model", 1)
+    assert values(readings, metrics.OBJECTIVE)
+    assert values(readings, metrics.BUDGET_MONTHLY)
+    assert values(readings, metrics.CONTRACT_VIOLATIONS)
+
+
+def test_a_manifest_that_does_not_fit_has_no_readings_and_stops_no_other(platform):
+    def manifest(name):
+        raise InvalidInput("no")
+
+    assert list(Files(platform, manifest)()) == []
+
+
+def test_runs_are_added_up_once_and_only_grow(platform, tmp_path):
+    files = Files(platform, Manifests(platform))
+    folder = platform.settings.product_dir("small")
+    product = Manifests(platform)("small")
+    record(folder, 1, pipeline=product.pipelines[0].name)
+    record(folder, 2, pipeline=product.pipelines[0].name, status="failed", seconds=9.0,
+           finished_at="2026-01-02T00:00:00.000+00:00")  # fmt: skip
+    for _ in range(2):
+        readings = list(files())
+    key = "small", product.pipelines[0].name
+    assert values(readings, metrics.PIPELINE_RETRIES) == {key: 4}
+    assert values(readings, metrics.PIPELINE_SECONDS) == {key: 9.0}
+    assert values(readings, metrics.PIPELINE_TIME) == {key: 1767225600.0}
+    for path in folder.glob("runs/*/run.json"):  # collected
+        path.unlink()
+    assert values(list(files()), metrics.PIPELINE_RETRIES) == {key: 4}
+
+
+def test_a_record_that_is_half_written_is_read_when_it_is_whole(tmp_path):
+    runs = Runs()
+    (tmp_path / "runs" / "run-1").mkdir(parents=True)
+    (tmp_path / "runs" / "run-1" / "run.json").write_text('{"pipeline"')
+    runs.look(tmp_path / "runs")
+    assert runs.last == {}
+    (tmp_path / "runs" / "run-1" / "run.json").unlink()
+    (tmp_path / "runs" / "run-1").rmdir()
+    record(tmp_path, 1)
+    runs.look(tmp_path / "runs")
+    assert runs.retries == {"train": 2}
+
+
+def test_violations_are_those_of_batches_that_nobody_delivered_again(platform):
+    folder = platform.settings.product_dir("small")
+    for batch, count in (("2026-01", 2), ("2026-02.resolved", 5), (".2026-03.1.partial", 7)):
+        (folder / "quarantine" / "flights" / batch).mkdir(parents=True)
+        (folder / "quarantine" / "flights" / batch / "report.json").write_text(json.dumps({"violations": [{}] * count}))
+    readings = list(Files(platform, Manifests(platform))())
+    assert values(readings, metrics.CONTRACT_VIOLATIONS)[("small", "flights")] == 2
+
+
+def test_the_last_drift_report_is_told_and_none_before_the_first(tmp_path):
+    assert list(drift_readings("p", tmp_path)) == []
+    report = {
+        "made_at": 5.0, "release": "r",
+        "drift": {"features": [{"name": "speed", "psi": 0.3}], "score": {"psi": 0.1}},
+        "calibration": {"gap": -0.02},
+        "months": [
+            {"release": "r", "labelled": 9, "auc": 0.7, "log_loss": None, "mean_prediction": 0.2, "outcome_rate": 0.1},
+            {"release": "other", "labelled": 9, "auc": 0.1},
+        ],
+    }  # fmt: skip
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "drift.json").write_text(json.dumps(report))
+    readings = list(drift_readings("p", tmp_path))
+    assert values(readings, metrics.DRIFT_PSI) == {("p", "speed"): 0.3}
+    assert values(readings, metrics.DRIFT_SCORE) == {("p",): 0.1}
+    assert values(readings, metrics.CALIBRATION_GAP) == {("p",): -0.02}
+    assert values(readings, metrics.QUALITY) == {
+        ("p", "auc"): 0.7, ("p", "mean_prediction"): 0.2, ("p", "outcome_rate"): 0.1,
+    }  # fmt: skip
+    assert values(readings, metrics.REPORT_TIME) == {("p",): 5.0}
+
+
+def test_an_assistants_builds_are_counted(platform):
+    product = parse_product((SERVICES / "docs-assistant" / "product.yaml").read_text(), "product.yaml")
+    build = platform.settings.product_dir("small") / "builds" / "abc"
+    build.mkdir(parents=True)
+    (build / "build.json").write_text("{}")
+    readings = list(Files(platform, lambda name: product)())
+    assert values(readings, metrics.INDEX_BUILDS) == {("small",): 1}
+    assert values(readings, metrics.CONTRACT_VIOLATIONS) == {}
