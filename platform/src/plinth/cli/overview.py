@@ -59,6 +59,7 @@ COMMANDS = {
         "Retire old releases, delete what none needs; says what it would do, until --apply.",
     ),
     "audit": ("audit", "The audit log, a hash chain over every decision and effect: tail, verify, export."),
+    "dashboard": ("dashboard", "Dashboards and alerts, made from code: list, render, push."),
     "demo": ("demo", "Run a product's story: train, serve, watch, retrain, release, roll back."),
 }
 MODULES = tuple(dict.fromkeys(module for module, _ in COMMANDS.values()))
