@@ -126,7 +126,7 @@ def _model(weights: bytes) -> bytes:
     try:
         from safetensors.numpy import load
     except ImportError as error:
-        raise MissingExtra("safetensors", "retrieval") from error
+        raise MissingExtra("safetensors", "embedding") from error
     model = bert_graph(load(weights), SHAPE, quantize=True)
     if digest_bytes(model) != MODEL_SHA256:
         raise Corrupt(

@@ -54,7 +54,7 @@ def bert_graph(weights: Weights, shape: BertShape, *, quantize: bool, masked: bo
     try:
         from onnx import TensorProto, helper
     except ImportError as error:
-        raise MissingExtra("onnx", "retrieval") from error
+        raise MissingExtra("onnx", "embedding") from error
     graph = _Graph(quantize)
     hidden = weights["embeddings.LayerNorm.weight"].size
     bias, weight_of_tokens = _mask(graph) if masked else (None, None)
