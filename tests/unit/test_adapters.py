@@ -6,8 +6,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "platform" / "src" / "plinth"
 TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
-    "obstore", "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client", "psycopg",
-    "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
+    "obstore", "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client",
+    "psycopg", "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
     "jinja2", "jwt", "qdrant_client", "qdrant_edge",
     "detect_secrets", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
 )  # fmt: skip

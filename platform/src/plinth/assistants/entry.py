@@ -13,7 +13,7 @@ from plinth.assistants.port import Tools
 from plinth.assistants.service import AnswerService
 from plinth.core.products import Product
 from plinth.errors import PlinthError
-from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.port import Artifacts
 from plinth.ledger.store import Ledger
 from plinth.serving.access import guarded, host_names, open_access
 from plinth.serving.asgi import App
@@ -24,7 +24,7 @@ from plinth.telemetry import logs, traces
 from plinth.telemetry.answers import AnswerMetrics, AnswerObserver, answer_readings
 
 
-def make_service(product: Product, settings: Settings, artifacts: ArtifactStore, tools: Tools) -> AnswerService:
+def make_service(product: Product, settings: Settings, artifacts: Artifacts, tools: Tools) -> AnswerService:
     """The service of an assistant in a profile.
 
     Args:

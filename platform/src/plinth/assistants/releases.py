@@ -41,7 +41,7 @@ from plinth.errors import Corrupt, NotFound, RefusedByPolicy
 from plinth.generation.prompts import PromptRegistry, prompt_digest, prompt_name
 from plinth.governance.lineage import record as keep_event
 from plinth.governance.lineage import release_event
-from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.port import Artifacts
 from plinth.ledger.rollouts import Rollout, Rollouts
 from plinth.ledger.store import Ledger
 from plinth.rollouts import commands
@@ -195,7 +195,7 @@ def _fitting(config: AssistantConfig) -> AssistantConfig:
     return config
 
 
-def config_of(artifacts: ArtifactStore, manifest: ReleaseManifest) -> AssistantConfig:
+def config_of(artifacts: Artifacts, manifest: ReleaseManifest) -> AssistantConfig:
     """The configuration that a release pins.
 
     Raises:
@@ -211,7 +211,7 @@ def config_of(artifacts: ArtifactStore, manifest: ReleaseManifest) -> AssistantC
         raise Corrupt(f"{CONFIG} cannot be read: {error}", where=sha256[:12]) from error
 
 
-def serving_config(ledger: Ledger, artifacts: ArtifactStore, product: str) -> tuple[str, AssistantConfig] | None:
+def serving_config(ledger: Ledger, artifacts: Artifacts, product: str) -> tuple[str, AssistantConfig] | None:
     """Digest and configuration of what serves; None before the first promotion. Raises as `config_of`."""
     serving = ledger.current(product)
     if serving is None:
@@ -224,14 +224,14 @@ def content_only(config: AssistantConfig, serving: AssistantConfig) -> bool:
     return config.model_copy(update={"index": serving.index}) == serving
 
 
-def write_config(artifacts: ArtifactStore, config: AssistantConfig) -> str:
+def write_config(artifacts: Artifacts, config: AssistantConfig) -> str:
     """Keep the configuration as an artefact; the same one has the same sha256."""
     return artifacts.put_bytes(canonical_json(config.model_dump(mode="json")))
 
 
 def make_release(
     ledger: Ledger,
-    artifacts: ArtifactStore,
+    artifacts: Artifacts,
     product: Product,
     config: AssistantConfig,
     evidence: Mapping[str, Any],

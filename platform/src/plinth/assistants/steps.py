@@ -26,7 +26,7 @@ from plinth.core.gates import Gate
 from plinth.core.products import Product
 from plinth.core.releases import CodeRef, ContractRef, DataRef
 from plinth.errors import InvalidInput, NotFound, RefusedByPolicy
-from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.port import Artifacts
 from plinth.ledger.store import Ledger
 from plinth.pipelines.files import FileRef
 from plinth.pipelines.port import PipelineContext

@@ -13,6 +13,12 @@ from plinth.errors import InvalidInput
 
 Name = Literal[
     "artifact.before-rename",
+    "artifact.marked",
+    "log.before-merge",
+    "log.after-merge",
+    "log.before-remove",
+    "log.before-upload",
+    "log.after-upload",
     "release.register",
     "promote.begin",
     "promote.before-commit",

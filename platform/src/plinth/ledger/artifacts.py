@@ -1,4 +1,4 @@
-"""Artefacts by content: a file is stored under its sha256 and checked against it whenever it is handed out."""
+"""Artefacts in a folder: a file is stored under its sha256 and checked against it whenever it is handed out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from plinth.core.digests import digest_bytes, digest_file
 from plinth.core.failpoints import failpoint
 from plinth.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from plinth.ledger.port import Leftover, Stored
 
 HEX = frozenset("0123456789abcdef")
 WRITING, COLLECTING, CORRUPT = ".writing-", ".collecting-", ".corrupt"
+
+
+def is_digest(name: str) -> bool:
+    """Whether a name is a sha256 in small hexadecimal characters, and so no path."""
+    return len(name) == 64 and set(name) <= HEX
 
 
 class ArtifactStore:
@@ -84,17 +91,42 @@ class ArtifactStore:
             )
         return target
 
+    def verify(self, digest: str) -> None:
+        """As the port: the file is the one that `path` hands out."""
+        self.path(digest)
+
+    def copy_of(self, digest: str) -> bytes | None:
+        """None: a folder holds each file once."""
+        return None
+
     # Housekeeping -----------------------------------------------------------------------------------------------
 
-    def stored(self) -> Iterator[Path]:
-        """The file of every artefact, in no order; its name is its digest. Its content is not checked."""
-        return (path for path in self.root.glob("??/*") if len(path.name) == 64 and set(path.name) <= HEX)
+    def stored(self) -> Iterator[Stored]:
+        """Every artefact, in no order. Its content is not checked."""
+        for path in self.root.glob("??/*"):
+            if is_digest(path.name) and (found := _stat(path)):
+                yield Stored(path.name, found.st_size, found.st_mtime)
 
-    def leftovers(self) -> Iterator[Path]:
+    def leftovers(self) -> Iterator[Leftover]:
         """What a killed writer or collector left behind, and what was put aside as corrupt."""
         for path in self.root.glob("??/*"):
-            if path.name.startswith((WRITING, COLLECTING)) or path.name.endswith(CORRUPT):
-                yield path
+            kind = _kind(path.name)
+            if kind and (found := _stat(path)):
+                yield Leftover(str(path), kind, found.st_size, found.st_mtime)
+
+    def discard(self, leftover: Leftover) -> bool:
+        """Delete a leftover. Returns whether it was there.
+
+        Raises:
+            Unavailable: The folder cannot be written.
+        """
+        try:
+            Path(leftover.where).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return True
 
     def collect(self, digest: str, before: float) -> int:
         """Delete an artefact that nothing refers to, unless it was stored again since `before`.
@@ -142,10 +174,8 @@ class ArtifactStore:
             count += 1
         return count
 
-    def set_aside(self, digest: str) -> Path:
-        """Keep a corrupt artefact under another name, for whoever wants to know what happened to it.
-
-        The old name stays until a good copy replaces it (`put_bytes`): a moment without a file would say less.
+    def set_aside(self, digest: str) -> str:
+        """As the port.
 
         Raises:
             Unavailable: The folder cannot be written.
@@ -157,7 +187,7 @@ class ArtifactStore:
             os.link(target, aside)
         except OSError as error:
             raise self._unwritable(error) from error
-        return aside
+        return aside.name
 
     def _renewed(self, target: Path, digest: str) -> bool:
         """Whether it is stored and intact, with a new time."""
@@ -170,7 +200,7 @@ class ArtifactStore:
         return True
 
     def _target(self, digest: str) -> Path:
-        if len(digest) != 64 or not set(digest) <= HEX:
+        if not is_digest(digest):
             raise InvalidInput(f"{digest!r} is no sha256", where=str(self.root), hint="give 64 hexadecimal characters")
         return self.root / digest[:2] / digest
 
@@ -178,3 +208,18 @@ class ArtifactStore:
         return Unavailable(
             f"the artefact store cannot be written: {error.strerror}", where=str(self.root), hint="free disk space"
         )
+
+
+def _kind(name: str) -> Literal["writing", "collecting", "corrupt", ""]:
+    if name.startswith(WRITING):
+        return "writing"
+    if name.startswith(COLLECTING):
+        return "collecting"
+    return "corrupt" if name.endswith(CORRUPT) else ""
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:  # renamed or collected at this moment
+        return None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from plinth.core.findings import Finding, Progress, silent, without
-from plinth.errors import NotFound, PlinthError
-from plinth.ledger.artifacts import COLLECTING, CORRUPT, ArtifactStore
+from plinth.errors import NotFound, PlinthError, Unavailable
+from plinth.ledger.port import Artifacts, Leftover
 from plinth.ledger.retention import Bundle, bundles
 from plinth.ledger.store import Ledger
 
@@ -35,7 +34,7 @@ class Fault:
 
 
 def check_artifacts(
-    ledger: Ledger, store: ArtifactStore, *, thorough: bool = True, on_progress: Progress | None = None
+    ledger: Ledger, store: Artifacts, *, thorough: bool = True, on_progress: Progress | None = None
 ) -> list[Finding]:
     """Whether every release that may serve has its files, and what lies about beside them.
 
@@ -48,11 +47,12 @@ def check_artifacts(
     try:
         faults = artifact_faults(ledger, store, thorough=thorough, on_progress=on_progress)
         spare = _unreferenced(ledger, store)
+        left_behind = list(old_leftovers(store))
     except PlinthError as error:
         return [Finding("artifact.present", "violation", error.where, error.what, error.hint)]
     found = [_finding(fault) for fault in faults] + [
-        Finding("artifact.leftover", "warning", str(path), "a killed process left it", "plinth fsck --repair")
-        for path in old_leftovers(store)
+        Finding("artifact.leftover", "warning", left.where, "a killed process left it", "plinth fsck --repair")
+        for left in left_behind
     ]
     looked = {name: text for name, text in HOLDS.items() if thorough or name != "artifact.intact"}
     found += without(looked, found)
@@ -62,13 +62,13 @@ def check_artifacts(
 
 
 def artifact_faults(
-    ledger: Ledger, store: ArtifactStore, *, thorough: bool = True, on_progress: Progress | None = None
+    ledger: Ledger, store: Artifacts, *, thorough: bool = True, on_progress: Progress | None = None
 ) -> list[Fault]:
     """The files of releases that may serve which are missing or corrupt, each with every release that needs it.
 
     Raises:
         Corrupt: A manifest cannot be read.
-        Unavailable: The ledger cannot be used.
+        Unavailable: The ledger or the store cannot be used.
     """
     tell = on_progress or silent
     needed: dict[str, list[tuple[Bundle, str]]] = {}
@@ -89,12 +89,14 @@ def artifact_faults(
     return faults
 
 
-def _look_at(store: ArtifactStore, digest: str, thorough: bool) -> Literal["missing", "corrupt", ""]:
+def _look_at(store: Artifacts, digest: str, thorough: bool) -> Literal["missing", "corrupt", ""]:
     try:
         if not store.exists(digest):
             return "missing"
         if thorough:
-            store.path(digest)
+            store.verify(digest)
+    except Unavailable:  # nobody knows
+        raise
     except NotFound:
         return "missing"
     except (PlinthError, OSError):
@@ -112,18 +114,15 @@ def _finding(fault: Fault) -> Finding:
     )  # fmt: skip
 
 
-def _unreferenced(ledger: Ledger, store: ArtifactStore) -> int:
+def _unreferenced(ledger: Ledger, store: Artifacts) -> int:
     needed = {digest for bundle in bundles(ledger) for digest in bundle.artifacts.values()}
-    return sum(path.name not in needed for path in store.stored())
+    return sum(stored.digest not in needed for stored in store.stored())
 
 
-def old_leftovers(store: ArtifactStore) -> Iterator[Path]:
-    """Files of killed writers and collectors. What was put aside as corrupt is kept on purpose."""
-    for path in store.leftovers():
-        try:
-            young = abs(time.time() - path.stat().st_mtime) < LEFTOVER_SECONDS
-        except FileNotFoundError:
-            continue
-        # A collector renames: its file's time is old while it works, and it works for a moment.
-        if not path.name.endswith(CORRUPT) and (path.name.startswith(COLLECTING) or not young):
-            yield path
+def old_leftovers(store: Artifacts) -> Iterator[Leftover]:
+    """What killed writers and collectors left. What was put aside as corrupt is kept on purpose."""
+    for left in store.leftovers():
+        young = abs(time.time() - left.at) < LEFTOVER_SECONDS
+        # A folder's collector renames: its file's time is old while it works, and it works for a moment.
+        if left.kind != "corrupt" and (left.kind == "collecting" or not young):
+            yield left

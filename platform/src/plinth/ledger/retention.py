@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from plinth.errors import Corrupt, InvalidInput, RefusedByPolicy
 from plinth.ledger import schema
-from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.port import Artifacts
 from plinth.ledger.store import Ledger, Status
 
 Role = Literal["serving", "candidate", "accepted", ""]
@@ -151,7 +151,7 @@ class Retention:
             )
         return True
 
-    def collect(self, store: ArtifactStore, digests: Iterable[str], before: float, actor: str) -> dict[str, int]:
+    def collect(self, store: Artifacts, digests: Iterable[str], before: float, actor: str) -> dict[str, int]:
         """Delete artefacts that no release needs, unless one was registered with them meanwhile.
 
         No release can be registered while this looks and deletes: both are write transactions of the ledger. What

@@ -19,7 +19,7 @@ from plinth.core.findings import Finding, without
 from plinth.core.releases import AssistantRef
 from plinth.errors import Corrupt, NotFound, PlinthError
 from plinth.generation.prompts import PromptRegistry, prompt_name
-from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.port import Artifacts
 from plinth.ledger.retention import bundles
 from plinth.ledger.store import Ledger, ReleaseRecord
 from plinth.retrieval.port import VectorStore
@@ -35,7 +35,7 @@ HOLDS = {
 
 def check_assistants(
     ledger: Ledger,
-    artifacts: ArtifactStore,
+    artifacts: Artifacts,
     stores: Callable[[str], VectorStore],
     prompts: Callable[[], PromptRegistry] | None,
     folder_of: Callable[[str], Path],
@@ -85,7 +85,7 @@ def _named(record: ReleaseRecord) -> str:
     return f"{record.product}, release {record.digest[:12]}"
 
 
-def _config(artifacts: ArtifactStore, record: ReleaseRecord, pinned: AssistantRef) -> Iterator[Finding]:
+def _config(artifacts: Artifacts, record: ReleaseRecord, pinned: AssistantRef) -> Iterator[Finding]:
     next_step = f"plinth rollback {record.product}"
     try:
         config = config_of(artifacts, record.manifest)

@@ -13,7 +13,7 @@ from plinth.core.products import Product
 from plinth.core.rollout_gates import windows
 from plinth.core.rollout_policy import Contract, Drift, Quality
 from plinth.errors import NotFound, PlinthError
-from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.port import Artifacts
 from plinth.ledger.rollouts import Rollout
 from plinth.ledger.store import Ledger
 from plinth.telemetry.signals import SignalSource
@@ -39,7 +39,7 @@ class Collector:
         signals: Callable[[], SignalSource],
         *,
         ledger: Ledger,
-        artifacts: ArtifactStore,
+        artifacts: Artifacts,
         folder_of: Callable[[str], Path],
         product: Callable[[str], Product],
         clock: Callable[[], float] = time.monotonic,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from plinth.core.findings import Finding, Progress, silent, violations, without
 from plinth.errors import PlinthError
 from plinth.ledger import intact, invariants
-from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.intact import check_artifacts
 from plinth.ledger.invariants import check_ledger
+from plinth.ledger.port import Artifacts
 from plinth.ledger.store import Ledger
 from plinth.rollouts import agreement
 from plinth.rollouts.agreement import check_registry, check_services
@@ -149,7 +149,7 @@ def _services(platform: Platform, ledger: Ledger, products: list[str]) -> list[F
 # Features -------------------------------------------------------------------------------------------------------------
 
 
-def check_features(ledger: Ledger, store: ArtifactStore, folders: Mapping[str, Path]) -> list[Finding]:
+def check_features(ledger: Ledger, store: Artifacts, folders: Mapping[str, Path]) -> list[Finding]:
     """Whether what serves can read its features.
 
     Args:
@@ -166,7 +166,7 @@ def check_features(ledger: Ledger, store: ArtifactStore, folders: Mapping[str, P
     return found + without(FEATURE_HOLDS, found)
 
 
-def _features(ledger: Ledger, store: ArtifactStore, product: str, folder: Path) -> Iterator[Finding]:
+def _features(ledger: Ledger, store: Artifacts, product: str, folder: Path) -> Iterator[Finding]:
     from plinth.features.readplan import ReadPlan
 
     serving = ledger.current(product)

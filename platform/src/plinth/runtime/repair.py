@@ -14,6 +14,7 @@ from plinth.core.findings import Finding
 from plinth.errors import PlinthError
 from plinth.ledger.intact import Fault, artifact_faults, old_leftovers
 from plinth.ledger.leases import Candidate
+from plinth.ledger.port import Leftover
 from plinth.rollouts.projection import EFFECT, LEASE, align, process_name
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Repairs:
             tried: set[str] = set()
             for fault in artifact_faults(ledger, store):
                 if fault.digest not in tried and self._restored(fault):
-                    what = f"{fault.name} ({fault.digest[:12]}) was {fault.kind}, and is restored from the registry"
+                    what = f"{fault.name} ({fault.digest[:12]}) was {fault.kind}, and is restored from a copy"
                     name = "artifact.present" if fault.kind == "missing" else "artifact.intact"
                     done.append(Finding(name, "repaired", fault.digest, what))
                 tried.add(fault.digest)
@@ -55,29 +56,30 @@ class Repairs:
 
     def _leftovers(self) -> list[Finding]:
         store = self._platform.artifacts
-        removed: list[Path] = []
+        removed: list[Leftover] = []
         back = store.put_back()
         done = [Finding("artifact.leftover", "repaired", "", f"{back} put back, to be collected anew")] if back else []
-        for path in list(old_leftovers(store)):
+        for left in list(old_leftovers(store)):
             try:
-                path.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                return [Finding("artifact.leftover", "warning", str(path), f"it stays: {error.strerror}")]
-            removed.append(path)
+                if store.discard(left):
+                    removed.append(left)
+            except PlinthError as error:
+                return [Finding("artifact.leftover", "warning", left.where, f"it stays: {error.what}", error.hint)]
         if removed or back:
-            names = [path.name for path in removed]
+            names = [left.where.rpartition("/")[2] for left in removed]
             self._audit("fsck.leftovers", "artifacts", {"removed": names[:100], "count": len(names), "put_back": back})
-        return [*done, *(Finding("artifact.leftover", "repaired", str(path), "removed") for path in removed)]
+        return [*done, *(Finding("artifact.leftover", "repaired", left.where, "removed") for left in removed)]
 
     def _restored(self, fault: Fault) -> bool:
-        """Fetch a file again: the model, or a document of its training, when it has the very same content."""
-        data = None if registry_gone(self._platform) else self._copy(fault)
+        """Store a file again: from the store's own copy, or the model or a document of its training in the registry,
+        when it has the very same content."""
+        store = self._platform.artifacts
+        data = store.copy_of(fault.digest)
+        if data is None and not registry_gone(self._platform):
+            data = self._copy(fault)
         if data is None or digest_bytes(data) != fault.digest:
             return False
-        store = self._platform.artifacts
-        aside = store.set_aside(fault.digest).name if fault.kind == "corrupt" else None
+        aside = store.set_aside(fault.digest) if fault.kind == "corrupt" else None
         store.put_bytes(data)
         self._audit(
             "fsck.restore", fault.bundle.digest, {"file": fault.name, "digest": fault.digest, "set_aside": aside}

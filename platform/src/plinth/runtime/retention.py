@@ -16,7 +16,7 @@ from pathlib import Path
 
 from plinth.core.findings import Progress, silent
 from plinth.errors import InvalidInput, RefusedByPolicy, Unavailable
-from plinth.ledger.artifacts import COLLECTING, ArtifactStore
+from plinth.ledger.port import Artifacts, Leftover
 from plinth.ledger.retention import KEEP, Bundle, Retention
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
@@ -61,7 +61,7 @@ class Collection:
 
 def collect(
     ledger: Ledger,
-    store: ArtifactStore,
+    store: Artifacts,
     folders: Mapping[str, Path],
     *,
     actor: str,
@@ -109,22 +109,26 @@ def collect(
         due = [bundle for bundle in due if _retired(retention, bundle, actor)]
     kept = retention.kept()
     needed = {digest for one in kept.values() for digest in one.bundle.artifacts.values()}
-    spare = {path.name: size for path in store.stored() if path.name not in needed and (size := _old(path, before))}
+    spare = {one.digest: one.size for one in store.stored() if one.digest not in needed and one.at < before}
     if apply:
         spare = _collected(retention, store, sorted(spare), before, actor, on_progress or silent)
-    others = dict(_leftovers(store, before))
+    left = list(_leftovers(store, before))
+    logs: dict[Path, int] = {}
     for product, folder in folders.items():
-        others |= _request_logs(ledger, product, folder, before)
+        logs |= _request_logs(ledger, product, folder, before)
+    others = {one.where: one.size for one in left} | {str(path): size for path, size in logs.items()}
     builds = _index_builds(retention, indexes or {}, folders, before, actor if apply else "")
     if apply and others:
-        names = ["/".join(path.parts[-3:]) for path in others]
+        names = ["/".join(where.split("/")[-3:]) for where in others]
         ledger.append_audit(actor, "files.collect", "files", {"files": names[:BATCH], "count": len(names)})
-        for path in others:
+        for one in left:
+            store.discard(one)
+        for path in logs:
             _delete(path)
     return Collection(
         apply, {digest: one.why for digest, one in kept.items()},
         tuple(bundle for bundle in due if bundle.status in {"accepted", "drill"}), spare,
-        {str(path): size for path, size in others.items()}, builds,
+        others, builds,
     )  # fmt: skip
 
 
@@ -136,7 +140,7 @@ def _retired(retention: Retention, bundle: Bundle, actor: str) -> bool:
 
 
 def _collected(
-    retention: Retention, store: ArtifactStore, digests: list[str], before: float, actor: str, tell: Progress
+    retention: Retention, store: Artifacts, digests: list[str], before: float, actor: str, tell: Progress
 ) -> dict[str, int]:
     freed: dict[str, int] = {}
     for start in range(0, len(digests), BATCH):
@@ -157,20 +161,9 @@ def _index_builds(
     return found
 
 
-def _old(path: Path, before: float) -> int:
-    """Bytes of a file that nobody touched since `before`; 0 when somebody did, or it is gone."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return 0
-    return found.st_size if found.st_mtime < before else 0
-
-
-def _leftovers(store: ArtifactStore, before: float) -> Iterator[tuple[Path, int]]:
+def _leftovers(store: Artifacts, before: float) -> Iterator[Leftover]:
     """Half-written files, and copies that were put aside as corrupt. What a collector moved aside is put back."""
-    for path in store.leftovers():
-        if not path.name.startswith(COLLECTING) and (size := _old(path, before)):
-            yield path, size
+    return (left for left in store.leftovers() if left.kind != "collecting" and left.size and left.at < before)
 
 
 def _request_logs(ledger: Ledger, product: str, folder: Path, before: float) -> dict[Path, int]:
@@ -197,12 +190,9 @@ def _request_logs(ledger: Ledger, product: str, folder: Path, before: float) -> 
 
 def _delete(path: Path) -> None:
     try:
-        if path.is_dir():
-            for file in path.iterdir():
-                file.unlink(missing_ok=True)
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
+        for file in path.iterdir():
+            file.unlink(missing_ok=True)
+        path.rmdir()
     except OSError as error:
         raise Unavailable(
             f"it cannot be deleted: {error.strerror}", where=str(path), hint="see to its permissions"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plinth.core.routes import Route
-from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.port import Artifacts
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
 
@@ -14,7 +14,7 @@ from plinth.ledger.store import Ledger
 class LedgerReleases:
     """Releases of one product, from the ledger and the artefact store."""
 
-    def __init__(self, ledger: Ledger, store: ArtifactStore, product: str) -> None:
+    def __init__(self, ledger: Ledger, store: Artifacts, product: str) -> None:
         self._ledger = ledger
         self._rollouts = Rollouts(ledger)
         self._store = store

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from plinth.features.feast import FeastFeatures
+    from plinth.ledger.obstore import Objects
+    from plinth.ledger.port import Artifacts
     from plinth.models.mlflow_evaluation import MlflowEvaluations
     from plinth.models.port import Registry
     from plinth.pipelines.port import Runner

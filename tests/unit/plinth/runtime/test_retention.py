@@ -47,7 +47,7 @@ class World:
 
     def age(self, days):
         at = time.time() - days * DAY
-        for path in [*self.store.stored(), *self.store.leftovers()]:
+        for path in self.store.root.glob("??/*"):
             os.utime(path, (at, at))
 
     def model(self, number):
