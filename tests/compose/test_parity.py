@@ -1,0 +1,10 @@
+"""The acceptance suite of every profile (tests/parity.py), in containers. tests/e2e plays it in the embedded profile."""
+
+import pytest
+
+from parity import SCENARIOS, play
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_the_compose_profile_passes(stand, scenario):
+    assert play(stand, scenario).passed
