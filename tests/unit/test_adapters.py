@@ -9,7 +9,7 @@ TOOLS = (
     "obstore", "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client",
     "psycopg", "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
     "jinja2", "jwt", "qdrant_client", "qdrant_edge",
-    "detect_secrets", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
+    "detect_secrets", "docker", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
 )  # fmt: skip
 ELSEWHERE = {
     "assistants/canaries.py": {"pyarrow"},  # searches what Parquet files unpack to

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from plinth import __version__
-from plinth.cli.overview import COMMANDS, DESCRIPTION, EPILOG, MODULES, help_text
+from plinth.cli.overview import COMMANDS, DESCRIPTION, EPILOG, MODULES, PROFILE_HELP, PROFILES, help_text
 
 TYPE_CHECKING = False  # `typing` is not imported for the sake of one constant
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def build_parser(word: str = "") -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog=EPILOG,
     )
+    parser.add_argument("--profile", choices=PROFILES, metavar="NAME", help=PROFILE_HELP)
     parser.add_argument("--version", action="version", version=f"plinth {__version__}")
     groups = Groups(parser)
     # One module a group of commands. Each has `register(groups)` and imports what a handler needs inside of it.
@@ -40,14 +41,34 @@ def build_parser(word: str = "") -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code: 0 done, 1 failed, 2 bad use, 3 refused by policy."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in {"-h", "--help"}:
+    word = first_word(words)
+    if word in {"", "-h", "--help"}:
         sys.stdout.write(help_text())
         return 0
-    parser = build_parser(words[0])
+    parser = build_parser(word)
     args = parser.parse_args(words)
     if not hasattr(args, "handler"):
         parser.print_help()
         return 0
+    from plinth.cli.profile import in_profile
+
+    with in_profile(args.profile):
+        return _handle(args)
+
+
+def first_word(words: Sequence[str]) -> str:
+    """The word of the command line behind `--profile`; empty where there is none."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--profile":
+            if next(rest, None) not in PROFILES:
+                return word  # for argparse to refuse
+        elif not (word.startswith("--profile=") and word[10:] in PROFILES):
+            return word
+    return ""
+
+
+def _handle(args: argparse.Namespace) -> int:
     from plinth.cli.output import Output
     from plinth.errors import PlinthError
 

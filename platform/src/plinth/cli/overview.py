@@ -5,6 +5,8 @@ to the tree (tests/unit/plinth/cli/test_overview.py).
 """
 
 DESCRIPTION = "One reference platform for AI products: contracts, features, models, releases, serving, monitoring."
+PROFILES = ("embedded", "compose")
+PROFILE_HELP = "where the platform runs: embedded (processes), compose (containers)"
 EPILOG = "Start with: plinth demo flight-delays"
 
 # First word of the command line: the module that declares it, and its help.
@@ -35,9 +37,9 @@ COMMANDS = {
         "Everything an answer was made of: release, chunks, documents, prompts, guardrails, approver, cost.",
     ),
     "tenant": ("tenant", "Tenants of an assistant: add, list, delete."),
+    "token": ("token", "Tokens that open the products' services: issue one, check one."),
     "index": ("index", "Index builds of an assistant: build, list, status, promote, diff."),
     "eval": ("evaluate", "Evaluation: retrieval on collections, answers on golden questions."),
-    "token": ("token", "Tokens that open the products' services: issue one, check one."),
     "drift": ("drift", "Drift, performance and calibration of what serves."),
     "release": ("release", "Immutable releases: list, show, diff, card, promote, roll back."),
     "rollback": (
@@ -59,21 +61,27 @@ COMMANDS = {
         "Retire old releases, delete what none needs; says what it would do, until --apply.",
     ),
     "audit": ("audit", "The audit log, a hash chain over every decision and effect: tail, verify, export."),
-    "dashboard": ("dashboard", "Dashboards and alerts, made from code: list, render, push."),
+    "init": ("init", "Prepare a profile: `plinth init compose` writes .env, with random secrets."),
+    "open": ("open", "Open a tool's or product's page, or print its address, and where its credentials are."),
+    "reset": ("reset", "Remove a profile's data for good: `plinth reset compose`."),
     "demo": ("demo", "Run a product's story: train, serve, watch, retrain, release, roll back."),
 }
+COLUMN = 18  # where argparse begins the help, behind "  --profile NAME"
 MODULES = tuple(dict.fromkeys(module for module, _ in COMMANDS.values()))
 
 
 def help_text(width: int = 80) -> str:
     """The page."""
-    lines = ["usage: plinth [-h] [--version] COMMAND ...", "", *_wrapped(DESCRIPTION, 0, width), "", "options:"]
-    lines += ["  -h, --help  show this help message and exit", "  --version   show program's version number and exit"]
+    usage = "usage: plinth [-h] [--profile NAME] [--version] COMMAND ..."
+    lines = [usage, "", *_wrapped(DESCRIPTION, 0, width), "", "options:"]
+    lines += ["  -h, --help      show this help message and exit"]
+    first, *rest = _wrapped(PROFILE_HELP, COLUMN, width)
+    lines += [f"  --profile NAME  {first.strip()}", *rest, "  --version       show program's version number and exit"]
     lines += ["", "commands:", "  COMMAND"]
     for word, (_, text) in COMMANDS.items():
-        first, *rest = _wrapped(text, 14, width)
+        first, *rest = _wrapped(text, COLUMN, width)
         # As argparse does it: what is longer than its column stands on a line of its own.
-        lines += [f"    {word:<10}{first.strip()}"] if len(word) <= 8 else [f"    {word}", first]
+        lines += [f"    {word:<14}{first.strip()}"] if len(word) <= 12 else [f"    {word}", first]
         lines += rest
     return "\n".join([*lines, "", EPILOG, ""])
 

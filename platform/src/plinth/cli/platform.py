@@ -1,4 +1,4 @@
-"""`plinth up`, `status`, `logs`, `down`, `doctor`: the platform's processes on this machine."""
+"""`plinth up`, `status`, `logs`, `down`, `doctor`: the platform's processes on this machine, or its containers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plinth.cli.command import Groups
 if TYPE_CHECKING:
     from plinth.cli.output import Output
     from plinth.runtime.port import Status
-    from plinth.wiring import Platform
+    from plinth.runtime.profiles import Profile
 
 
 def register(groups: Groups) -> None:
@@ -22,10 +22,12 @@ def register(groups: Groups) -> None:
         example="plinth up --detach",
     )
     command.add_argument(
-        "--detach", action="store_true", help="return when everything is healthy, and leave it running"
+        "--detach",
+        action="store_true",
+        help="return when all is healthy, and leave it running; containers always do",
     )
     command.add_argument(
-        "--timeout", type=float, default=120.0, metavar="SECONDS", help="how long to wait for health (default 120)"
+        "--timeout", type=float, metavar="SECONDS", help="how long to wait for health (default 120; containers 300)"
     )
     groups.command("status", status, help="How each service is.", example="plinth status --json")
     command = groups.command(
@@ -44,16 +46,16 @@ def register(groups: Groups) -> None:
 
 
 def up(args: Namespace, out: Output) -> None:
-    """Handler of `up`."""
-    from plinth.runtime import embedded
+    """Handler of `up`. Containers go on by themselves; processes of this machine end with the command."""
+    from plinth.runtime.profiles import profile
     from plinth.wiring import Platform
 
-    platform = Platform.from_settings()
-    ran_before = embedded.running(platform)
+    runs = profile(Platform.from_settings())
+    ran_before = runs.running()
     if ran_before:
         out.note("the platform is already running")
     with out.progress() as progress:
-        task = progress.add_task("starting", total=None)
+        task = progress.add_task("starting", total=None, visible=not runs.standing)  # compose shows its own
 
         def show(now: Status) -> None:
             healthy = sum(service.health == "healthy" for service in now.services)
@@ -63,73 +65,75 @@ def up(args: Namespace, out: Output) -> None:
             )
 
         try:
-            found = embedded.up(platform, on_progress=show, timeout=args.timeout)
+            found = runs.up(on_progress=show, timeout=args.timeout)
         except KeyboardInterrupt:
-            if not ran_before:
-                embedded.down(platform)
+            if not ran_before and not runs.standing:
+                runs.down()
             raise
     out.data(found.as_dict())
     _table(out, found)
-    if args.detach or ran_before:
-        out.text("stop it with: plinth down")
+    if args.detach or ran_before or runs.standing:
+        out.text(f"stop it with: {_command(runs, 'down')}")
         return
-    _stay(platform, out)
+    _stay(runs, out)
 
 
 def status(_args: Namespace, out: Output) -> None:
     """Handler of `status`."""
-    from plinth.runtime import embedded
+    from plinth.runtime.profiles import profile
     from plinth.wiring import Platform
 
-    found = embedded.status(Platform.from_settings())
+    runs = profile(Platform.from_settings())
+    found = runs.status()
     out.data(found.as_dict())
     _table(out, found)
     if all(service.health == "stopped" for service in found.services):
-        out.note("nothing is running; start it with: plinth up")
+        out.note(f"nothing is running; start it with: {_command(runs, 'up')}")
 
 
 def logs(args: Namespace, out: Output) -> None:
     """Handler of `logs`."""
     from plinth.errors import InvalidInput
-    from plinth.runtime import embedded
-    from plinth.runtime.logs import follow, last_lines
+    from plinth.runtime.profiles import profile
     from plinth.wiring import Platform
 
     if args.lines < 0:
         raise InvalidInput(f"--lines is {args.lines}", hint="a number from 0 up")
     if args.follow and args.json:
         raise InvalidInput("--follow never ends, --json is one document", hint="give one of them")
-    path = embedded.log_file(Platform.from_settings(), args.name)
-    lines = last_lines(path, args.lines)
-    out.data({"name": args.name, "file": str(path), "lines": lines})
+    runs = profile(Platform.from_settings())
+    lines, path = runs.last_lines(args.name, args.lines)
+    out.data({"name": args.name, "file": str(path) if path else None, "lines": lines})
     for line in lines:
         out.text(line)
     if args.follow:
         import sys
 
-        for line in follow(path):
+        sys.stdout.flush()
+        for line in runs.follow(args.name):
             out.text(line)
             sys.stdout.flush()
 
 
 def down(_args: Namespace, out: Output) -> None:
     """Handler of `down`."""
-    from plinth.runtime import embedded
+    from plinth.runtime.profiles import profile
     from plinth.wiring import Platform
 
-    ended = embedded.down(Platform.from_settings())
+    runs = profile(Platform.from_settings())
+    ended = runs.down()
     out.data({"ended": ended})
-    out.text(f"stopped, {ended} processes ended" if ended else "nothing was running")
+    what = "containers" if runs.standing else "processes"
+    out.text(f"stopped, {ended} {what} ended" if ended else "nothing was running")
 
 
 def doctor(_args: Namespace, out: Output) -> int:
     """Handler of `doctor`."""
     from dataclasses import asdict
 
-    from plinth.runtime.doctor import examine
-    from plinth.wiring import Platform
+    from plinth.runtime.doctor import findings as look
 
-    findings = examine(Platform.from_settings())
+    findings = look()
     errors = sum(finding.level == "error" for finding in findings)
     out.data({"errors": errors, "findings": [asdict(finding) for finding in findings]})
     out.table(
@@ -147,27 +151,29 @@ def _table(out: Output, found: Status) -> None:
     )
 
 
-def _stay(platform: Platform, out: Output) -> None:
+def _command(runs: Profile, word: str) -> str:
+    return f"plinth --profile compose {word}" if runs.standing else f"plinth {word}"
+
+
+def _stay(runs: Profile, out: Output) -> None:
     """Say what changes until Ctrl-C (or SIGTERM, or the terminal's end), then stop everything."""
     import signal
     import sys
     import threading
-
-    from plinth.runtime import embedded
 
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())
     out.text("running; Ctrl-C stops it")
     sys.stdout.flush()  # whoever reads a pipe waits for this line
-    before = {item.name: (item.health, item.pid) for item in embedded.status(platform).services}
+    before = {item.name: (item.health, item.pid) for item in runs.status().services}
     while not over.wait(2.0):
-        if not embedded.running(platform):
+        if not runs.running():
             out.note("the platform was stopped")
             return
-        for item in embedded.status(platform).services:
+        for item in runs.status().services:
             if before.get(item.name) != (item.health, item.pid):
                 out.note(f"{item.name}: {item.health}, process {item.pid}, {item.restarts} restarts")
                 before[item.name] = (item.health, item.pid)
     out.note("stopping")
-    embedded.down(platform)
+    runs.down()

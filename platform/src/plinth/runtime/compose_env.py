@@ -38,12 +38,14 @@ PORTS = {
 SECRETS = (
     "POSTGRES_PASSWORD", "LEDGER_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "PREFECT_DB_PASSWORD", "FEAST_DB_PASSWORD",
     "S3_ACCESS_KEY", "S3_SECRET_KEY", "VALKEY_PASSWORD", "QDRANT_API_KEY", "MLFLOW_ADMIN_PASSWORD",
-    "MLFLOW_SECRET_KEY", "PREFECT_AUTH", "GRAFANA_ADMIN_PASSWORD", "PLINTH_TOKEN_KEY", "PLINTH_SCRAPE_TOKEN",
+    "MLFLOW_SECRET_KEY", "PREFECT_AUTH", "GRAFANA_ADMIN_PASSWORD", "LLM_API_KEY", "PLINTH_TOKEN_KEY",
+    "PLINTH_SCRAPE_TOKEN",
 )  # fmt: skip
-MAY_BE_EMPTY = ("COMPOSE_PROFILES",)
+MAY_BE_EMPTY = ("COMPOSE_PROFILES", "COLLECTOR_URL")
 SECTIONS = (
-    ("The project, and the profiles beside the core: observability, llm, gpu",
-     ("COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES")),
+    ("The project, and the profiles beside the core: observability, llm, gpu. With observability, the parts send\n"
+     "# their traces and logs to COLLECTOR_URL, http://collector:4318; empty is MLflow",
+     ("COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES", "COLLECTOR_URL")),
     ("Who the platform's own containers run as, and what they share with this machine",
      ("PLINTH_UID", "PLINTH_GID", "PLINTH_HOME", "PLINTH_STATE")),
     ("Ports on 127.0.0.1", tuple(PORTS)),
@@ -151,6 +153,7 @@ def _values(folder: Path, wanted: Wanted) -> dict[str, str]:
     return {
         "COMPOSE_PROJECT_NAME": wanted.project or PROJECT,
         "COMPOSE_PROFILES": ",".join(wanted.profiles or ()),
+        "COLLECTOR_URL": "http://collector:4318" if "observability" in (wanted.profiles or ()) else "",
         "PLINTH_UID": str(own),
         "PLINTH_GID": str(group),
         "PLINTH_HOME": str(folder),

@@ -54,14 +54,12 @@ def make_state(state: Path, project: str, uid: int, gid: int) -> None:
         ) from error
 
 
-def empty_state(state: Path, project: str, home: Path) -> bool:
-    """Remove what the folder holds, if it is surely this project's. Returns whether there was a folder.
+def check_ours(state: Path, project: str, home: Path) -> None:
+    """Refuse a folder that is not surely this project's: what it holds is about to be removed.
 
     Raises:
         Conflict: It neither lies in the workspace's `.plinth` nor carries our marker, or is another project's.
     """
-    if not state.is_dir():
-        return False
     marker = state / MARKER
     owner = marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
     inside = (home / ".plinth").resolve() in state.resolve().parents
@@ -71,6 +69,12 @@ def empty_state(state: Path, project: str, home: Path) -> bool:
             where=str(state),
             hint="look at it, and delete it by hand if it may go",
         )
+
+
+def empty_state(state: Path, project: str, home: Path) -> None:
+    """Remove the folder and what it holds, if it is surely this project's. Raises as `check_ours`."""
+    check_ours(state, project, home)
+    marker = state / MARKER
     for path in state.iterdir():
         if path == marker:
             continue
@@ -80,4 +84,3 @@ def empty_state(state: Path, project: str, home: Path) -> bool:
             path.unlink()
     marker.unlink(missing_ok=True)  # last: what a killed reset leaves is still known as ours
     state.rmdir()
-    return True

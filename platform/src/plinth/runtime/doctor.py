@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from plinth.errors import PlinthError
+from plinth.errors import InvalidInput, PlinthError
 from plinth.runtime import embedded, leftovers
 from plinth.runtime.ports import holder, is_free, is_loopback
 from plinth.runtime.services import embedded_services
@@ -41,14 +41,35 @@ class Finding:
     next: str = ""
 
 
+def findings() -> list[Finding]:
+    """Every finding about the profile that the environment names, also where its settings cannot be read."""
+    try:
+        return examine(Platform.from_settings())
+    except InvalidInput as error:
+        wrong = Finding("settings", "error", f"{error.what} ({error.where})", error.hint)
+        return [*machine(), python(), *versions(), wrong]
+
+
 def examine(platform: Platform) -> list[Finding]:
     """Every finding, in the order of the checks. Changes nothing."""
     found = [*machine(), python(), *versions(), address(platform), state(platform), *disk(platform), clock(platform)]
+    if platform.settings.profile == "compose":
+        from plinth.runtime.compose_doctor import examine as containers
+
+        services = list(containers(platform))
+    else:
+        services = [*_processes(platform), *audit(platform)]
+    return [*found, *services]
+
+
+def _processes(platform: Platform) -> Iterator[Finding]:
+    """What the embedded profile's processes are examined for."""
     try:
         services = [*ports(platform), *health(platform)]
     except PlinthError as error:
         services = [Finding("products", "error", error.what, f"{error.where}: {error.hint}")]
-    return [*found, *services, stray(platform), *audit(platform)]
+    yield from services
+    yield stray(platform)
 
 
 def audit(platform: Platform) -> Iterator[Finding]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from plinth.runtime import embedded
 from plinth.runtime.port import Status
+from plinth.runtime.profiles import profile
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def left_as_found(platform: Platform, console: Console, *, keep_up: bool) -> Iterator[None]:
-    """The block may start the profile; afterwards it runs only if it ran before, or is to be kept up.
+    """The block may start the profile; afterwards it runs only if it ran before, is to be kept up, or stands by itself.
 
     A closed terminal or a `timeout` ends the story as Ctrl-C does: the services must not stay behind.
     """
@@ -26,17 +26,20 @@ def left_as_found(platform: Platform, console: Console, *, keep_up: bool) -> Ite
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    ran_before = embedded.running(platform)
+    runs = profile(platform)
+    ran_before = runs.standing or runs.running()
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if keep_up or ran_before:
+        if runs.standing:
+            pass
+        elif keep_up or ran_before:
             console.print("The services are still running: `plinth status`, `plinth down`.")
         else:
-            embedded.down(platform)
+            runs.down()
 
 
 def waiting_for(status: Status) -> str:

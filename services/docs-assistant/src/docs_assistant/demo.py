@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from docs_assistant.questions import ask, show
 from plinth.errors import InvalidInput, NotFound, RefusedByPolicy
 from plinth.rollouts import commands
-from plinth.runtime import embedded, pipelines
+from plinth.runtime import pipelines
 from plinth.runtime.drill import drill
 from plinth.runtime.memory import PeakMemory
+from plinth.runtime.profiles import profile
 from plinth.runtime.story import left_as_found, waiting_for
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Demo:
     def _start(self) -> None:
         self.say("[bold]1. Services[/bold]  Prefect, MLflow, the controller and the product's service")
         with self.story.stage("services"), self.console.status("starting ...") as line:
-            embedded.up(self.platform, on_progress=lambda status: line.update(waiting_for(status)))
+            profile(self.platform).ensure(lambda status: line.update(waiting_for(status)))
             if self.platform.rollouts.active(self.name) is not None:  # of an earlier telling that was interrupted
                 commands.abort(
                     self.platform.ledger, self.name, actor=self.platform.actor, reason="a new telling of the demo"

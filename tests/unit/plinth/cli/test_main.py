@@ -16,6 +16,7 @@ def command(monkeypatch):
     def install(handler):
         def build(word=""):
             parser = argparse.ArgumentParser(prog="plinth")
+            parser.add_argument("--profile")
             Groups(parser).command("go", handler, help="Go.", example="plinth go")
             return parser
 
