@@ -20,7 +20,8 @@ import httpx
 import psutil
 
 from plinth.pipelines.inline import InlineRunner
-from plinth.pipelines.prefect import PrefectRunner, _deliver, prepare_environment
+from plinth.pipelines.prefect import PrefectRunner, _deliver
+from plinth.pipelines.prefect_client import prepare_environment
 from plinth.pipelines.step import map_chunked, step
 from plinth.runtime import embedded, prefect
 from plinth.settings import Settings

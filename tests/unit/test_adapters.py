@@ -36,12 +36,13 @@ ELSEWHERE = {
     "models/mlflow_connection.py": {"mlflow"},  # its client and its errors, for all that keep something there
     "models/mlflow_evaluation.py": {"mlflow"},  # its evaluations, beside its registry
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
-    "pipelines/prefect.py": {"httpx"},  # Prefect's client raises its errors
+    "pipelines/prefect_client.py": {"httpx", "prefect"},  # the client that Prefect's own is made of, and its errors
     "retrieval/bm25.py": {"qdrant_edge"},  # the engine's own encoder, for both stores
     "retrieval/minilm.py": {"safetensors"},  # the weights it is made of
     "retrieval/onnxruntime.py": {"tokenizers"},  # the model's tokenizer, beside it
     "retrieval/qdrant.py": {"qdrant_client"},  # the server's client, by the server's name
     "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
+    "runtime/prefect_server.py": {"sqlalchemy"},  # gives back what its database says is taken
     "runtime/mlflow.py": {"uvicorn", "sqlalchemy"},  # serves MLflow's application in one process, on an upgraded store
     "serving/tokens.py": {"jwt"},  # PyJWT, by what is made with it
     "telemetry/platform.py": {"prometheus_client"},  # the controller's page, beside the services' in prometheus.py

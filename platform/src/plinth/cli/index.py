@@ -318,10 +318,9 @@ def _checked(state: Path, id: str) -> str:
 def _run(platform: Platform, product: Product, params: dict[str, Any], out: Output, *, inline: bool) -> RunResult:
     """Run the product's pipeline `build`, showing how far it is."""
     from plinth.assistants.indexing import PROGRESS
-    from plinth.pipelines.prefect import server_answers
     from plinth.runtime import pipelines
 
-    if not inline and not server_answers(platform.settings.prefect_api_url):
+    if not inline and pipelines.without_server(platform):
         out.note(f"no Prefect server at {platform.settings.prefect_api_url} (`plinth up`): running in this process")
         inline = True
     with out.progress() as progress:

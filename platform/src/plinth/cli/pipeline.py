@@ -34,7 +34,6 @@ def register(groups: Groups) -> None:
 def run(args: Namespace, out: Output) -> None:
     """Handler of `pipeline run`."""
     from plinth.pipelines.entry import find
-    from plinth.pipelines.prefect import server_answers
     from plinth.runtime import pipelines
     from plinth.wiring import Platform
 
@@ -43,7 +42,7 @@ def run(args: Namespace, out: Output) -> None:
     find(product, args.name)
     params = parse_params(args.param)
     inline = args.inline
-    if not inline and not server_answers(platform.settings.prefect_api_url):
+    if not inline and pipelines.without_server(platform):
         out.note(f"no Prefect server at {platform.settings.prefect_api_url} (`plinth up`): running in this process")
         inline = True
     with out.progress() as progress:

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic
 
+from pydantic import SecretStr
+
 from plinth.errors import Conflict, MissingExtra, Unavailable
 from plinth.pipelines.cache import StepCache
 from plinth.pipelines.entry import bind_params
 from plinth.pipelines.execution import Bench, Call, Execution, pipeline_name, retryable
 from plinth.pipelines.port import PipelineFunction, Ports, RunResult, StepListener
+from plinth.pipelines.prefect_client import NO_AUTH, check_server, prepare_environment, server_answers, server_errors
 from plinth.pipelines.runlog import CURRENT_RUN
 from plinth.pipelines.slots import slot
 from plinth.pipelines.step import ACTIVE, Step, Table
@@ -32,37 +34,6 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
 DELIVERY_SECONDS = 20.0
 SETTLE_SECONDS = 60.0
-
-
-def prepare_environment(home: Path, api_url: str) -> None:
-    """Point Prefect at our server and our state folder, and away from a user's own profile, before it is imported."""
-    os.environ["PREFECT_HOME"] = str(home)
-    os.environ["PREFECT_API_URL"] = api_url
-    os.environ["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"
-    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    # Runs report through our own progress; Prefect's lines would be said twice.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # The automation that marks runs of killed processes as crashed (runtime/prefect.py) counts on this pace.
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
-
-
-def server_answers(api_url: str, timeout: float = 2.0) -> bool:
-    """Whether a Prefect server answers at `api_url`. Needs no import of Prefect."""
-    import httpx
-
-    try:
-        return httpx.get(f"{api_url}/health", timeout=timeout).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def server_errors() -> tuple[type[Exception], ...]:
-    """What Prefect's client raises when its server fails or is away."""
-    import httpx
-    from prefect.exceptions import PrefectException
-
-    return (PrefectException, httpx.HTTPError)
 
 
 class PrefectExecution(Execution[Ports]):
@@ -129,14 +100,26 @@ class PrefectRunner(Generic[Ports]):
         ports: Passed to pipelines as `context.ports`.
         api_url: Address of the server's API.
         home: Folder for Prefect's own files.
+        auth: The server's user:password; empty is none.
     """
 
     name = "prefect"
 
-    def __init__(self, *, product: str, state: Path, cache: Path, ports: Ports, api_url: str, home: Path) -> None:
+    def __init__(
+        self,
+        *,
+        product: str,
+        state: Path,
+        cache: Path,
+        ports: Ports,
+        api_url: str,
+        home: Path,
+        auth: SecretStr = NO_AUTH,
+    ) -> None:
         self._bench = Bench(product, state, StepCache(cache), ports)
         self._api_url = api_url
         self._home = home
+        self._auth = auth
 
     def run(
         self,
@@ -211,16 +194,14 @@ class PrefectRunner(Generic[Ports]):
     @contextlib.contextmanager
     def _server(self) -> Iterator[None]:
         """The settings of our server; its absence is an error before anything starts, its loss one in between."""
-        if not server_answers(self._api_url):
-            raise Unavailable(
-                "no Prefect server answers", where=self._api_url, hint="plinth up (or run inline: `--inline`)"
-            )
-        prepare_environment(self._home, self._api_url)
+        check_server(self._api_url, self._auth)
+        prepare_environment(self._home, self._api_url, self._auth)
         try:
-            from prefect.settings import PREFECT_API_URL, temporary_settings
+            from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
         except ImportError as error:
             raise MissingExtra("prefect", "pipelines") from error
-        with temporary_settings({PREFECT_API_URL: self._api_url}):
+        shown = self._auth.get_secret_value() or None
+        with temporary_settings({PREFECT_API_URL: self._api_url, PREFECT_API_AUTH_STRING: shown}):
             try:
                 yield
             except server_errors() as error:

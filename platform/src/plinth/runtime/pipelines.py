@@ -15,6 +15,7 @@ from plinth.governance.code import code_ref
 from plinth.governance.lineage import record_run
 from plinth.pipelines.entry import run_pipeline
 from plinth.pipelines.port import RunResult, StepListener, StepRecord
+from plinth.pipelines.prefect_client import check_server, server_answers
 from plinth.pipelines.runlog import CURRENT_RUN
 from plinth.runtime import health, mlflow, release_card
 from plinth.wiring import Platform
@@ -23,6 +24,23 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from plinth.telemetry.traces import Traces
+
+
+def without_server(platform: Platform) -> bool:
+    """Whether a run has to do without a Prefect server because none is up.
+
+    Only where the server would be this machine's own. One that the settings name is shared: a run past it would be in
+    nobody's history and outside the limits that hold on other machines, and nobody would notice that it is down.
+
+    Raises:
+        Unavailable: The settings name a server, and it does not answer.
+        RefusedByPolicy: It does not take the auth string.
+    """
+    settings = platform.settings
+    if settings.prefect_server:
+        check_server(settings.prefect_api_url, settings.prefect_auth)
+        return False
+    return not server_answers(settings.prefect_api_url)
 
 
 def run(

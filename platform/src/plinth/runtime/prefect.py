@@ -3,7 +3,10 @@
     python -m plinth.runtime.prefect
 
 waits for the server, makes one deployment a pipeline (with its schedule where product.yaml has one), and carries out
-their runs, each in a process of its own.
+their runs, each in a process of its own. In a container it takes all from the settings (PLINTH_PREFECT_SERVER,
+PLINTH_PREFECT_AUTH, PLINTH_STATE); PREFECT_HOME may name a folder for Prefect's own files that need not be kept. It
+says that it is ready by its process id in `<state>/run/pipelines.ready`. SIGTERM ends it, and the runs at work with it:
+30 s are enough. The server in a container: plinth.runtime.prefect_server.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from plinth.core.products import Product
 from plinth.errors import Unavailable
 from plinth.runtime.port import Service
+from plinth.runtime.prefect_server import environment
 from plinth.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,26 +38,17 @@ RUNS_AT_ONCE = 2
 def server(settings: Settings) -> Service:
     """How the Prefect server is started. One process: without `--workers` it does not fork."""
     home = settings.state_dir / "prefect"
-    port = str(settings.prefect_port)
     url = settings.prefect_api_url.removesuffix("/api")
-    origins = [f"http://{name}:{port}" for name in dict.fromkeys([settings.host, "127.0.0.1", "localhost"])]
+    command = ("prefect", "server", "start", "--host", settings.host, "--port", str(settings.prefect_port))
     return Service(
         name="prefect",
-        argv=(sys.executable, "-P", "-m", "prefect", "server", "start", "--host", settings.host, "--port", port),
+        argv=(sys.executable, "-P", "-m", *command),
         url=url,
         health=f"{settings.prefect_api_url}/health",
         port=settings.prefect_port,
         setting="PLINTH_PREFECT_PORT",
         env={
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": settings.prefect_api_url,
-            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(origins),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-            "PREFECT_SERVER_UI_API_URL": settings.prefect_api_url,
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            # The UI's files are written with the port inside; the default place is the installed package.
-            "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+            **environment(home, settings.prefect_api_url, url),
             # Kept on disk, the slots of killed runs are given back after a restart of the server too.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # A database transaction for each event of each task is what locks SQLite; batches of a second do not.
@@ -64,7 +59,6 @@ def server(settings: Settings) -> Service:
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
             "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "50",
-            "DO_NOT_TRACK": "1",
         },
     )
 
@@ -166,29 +160,35 @@ _ENDS = ("Completed", "Cancelled", "Crashed", "Failed")
 
 def main(patience: float = 120.0) -> None:
     """Serve every product's pipelines until a signal comes."""
-    from prefect import serve
-
-    from plinth.pipelines.prefect import server_answers
+    from plinth.pipelines.prefect_client import check_server, prepare_environment, server_answers
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
+    settings = platform.settings
+    home = Path(os.environ.get("PREFECT_HOME") or settings.state_dir / "prefect")
+    prepare_environment(home, settings.prefect_api_url, settings.prefect_auth)
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # this process's output is its log
     until = time.monotonic() + patience
-    while not server_answers(platform.settings.prefect_api_url):
+    while not server_answers(settings.prefect_api_url):
         if time.monotonic() > until:
-            raise Unavailable("no Prefect server answers", where=platform.settings.prefect_api_url)
+            raise Unavailable("no Prefect server answers", where=settings.prefect_api_url)
         time.sleep(0.5)
+    check_server(settings.prefect_api_url, settings.prefect_auth)
+    from prefect import serve  # reads its settings when it is imported
+
     # The automation is a help, not a condition: without it a killed run stays "Running" in the UI.
     try:
         install_zombie_automation()
     except Exception as error:  # noqa: BLE001  (whatever it is, the runs go on)
         sys.stderr.write(f"the automation {ZOMBIES!r} was not made: {type(error).__name__}: {error}\n")
     made = [item for product in platform.products.all() for item in deployments(product.spec)]
-    _tell_ready(platform.settings.state_dir)
+    _tell_ready(settings.state_dir)
     serve(*made, limit=RUNS_AT_ONCE, pause_on_shutdown=False, print_starting_message=False)
 
 
 def _tell_ready(state: Path) -> None:
     with contextlib.suppress(OSError):
+        (state / "run").mkdir(parents=True, exist_ok=True)
         (state / "run" / READY_FILE).write_text(str(os.getpid()))
 
 

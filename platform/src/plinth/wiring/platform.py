@@ -286,4 +286,5 @@ class Platform:
             ports=self,
             api_url=self.settings.prefect_api_url,
             home=self.settings.state_dir / "prefect",
+            auth=self.settings.prefect_auth,
         )
