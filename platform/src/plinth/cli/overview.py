@@ -64,6 +64,7 @@ COMMANDS = {
     "init": ("init", "Prepare a profile: `plinth init compose` writes .env, with random secrets."),
     "open": ("open", "Open a tool's or product's page, or print its address, and where its credentials are."),
     "reset": ("reset", "Remove a profile's data for good: `plinth reset compose`."),
+    "dashboard": ("dashboard", "Dashboards and alerts, made from code: list, render, push."),
     "demo": ("demo", "Run a product's story: train, serve, watch, retrain, release, roll back."),
 }
 COLUMN = 18  # where argparse begins the help, behind "  --profile NAME"
