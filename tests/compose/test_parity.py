@@ -1,4 +1,4 @@
-"""The acceptance suite of every profile (tests/parity.py), in containers. tests/e2e plays it in the embedded profile."""
+"""The acceptance suite of every profile (tests/parity.py), in containers; tests/e2e plays it in the embedded one."""
 
 import pytest
 

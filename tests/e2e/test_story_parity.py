@@ -1,4 +1,4 @@
-"""The acceptance suite of every profile (tests/parity.py), in the embedded one. tests/compose plays it in containers."""
+"""The acceptance suite of every profile (tests/parity.py), in the embedded one; tests/compose plays it again."""
 
 import pytest
 
