@@ -1,6 +1,7 @@
 """One suite for the ledger, run on every database it can be kept in."""
 
 import contextlib
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 
 from faults.forking import fork_context
+from plinth.core import failpoints
 from plinth.core.findings import violations
 from plinth.core.rollouts import Plan, RolloutVerdict, Stage, State
 from plinth.core.routes import Route
@@ -380,8 +382,9 @@ def test_four_processes_that_use_a_new_ledger_at_once_migrate_it_once(ledger_url
     ledger.close()
 
 
-def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_do_what_is_new(ledger_url, make_manifest):
-    engine = database.make_engine(ledger_url)
+def _first_schema(url):
+    """A ledger of the first revision, with two releases of which one serves."""
+    engine = database.make_engine(url)
     if engine.dialect.name == "sqlite":
         Path(engine.url.database).parent.mkdir(exist_ok=True)
     config = Config()
@@ -390,6 +393,61 @@ def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_do_what_is_new(ledg
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
     engine.dispose()
+
+
+def _dies_migrating(url, started):
+    failpoints.arm("ledger.migrate.before-commit:kill")
+    started.set()
+    Ledger(url).append_audit("eve", "product.note", PRODUCT, {})
+
+
+def test_a_process_that_dies_in_the_middle_of_an_upgrade_leaves_the_old_ledger_whole_for_the_next(
+    ledger_url, make_manifest
+):
+    _first_schema(ledger_url)
+    old = Ledger(ledger_url, create=False)
+    old.register_release(make_manifest(1), "ada")
+    old.close()
+    context = fork_context()
+    started = context.Event()
+    victim = context.Process(target=_dies_migrating, args=(ledger_url, started))
+    victim.start()
+    victim.join(60)
+    assert started.is_set()
+    assert victim.exitcode == -signal.SIGKILL
+    old = Ledger(ledger_url, create=False)
+    with old.read() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "0001"
+    old.close()
+    barrier, answers = context.Barrier(4), context.Queue()
+    workers = [context.Process(target=_first_use, args=(ledger_url, barrier, answers)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    assert [answers.get(timeout=60) for _ in workers] == ["ok"] * 4
+    for worker in workers:
+        worker.join(30)
+    ledger = Ledger(ledger_url)
+    assert actions(ledger) == ["release.register", *["product.note"] * 4]
+    assert len(ledger.releases(PRODUCT)) == 1
+    assert ledger.broken_entry() is None
+    ledger.close()
+
+
+def test_a_ledger_of_a_newer_plinth_is_left_alone(ledger_url):
+    ledger = Ledger(ledger_url)
+    ledger.append_audit("ada", "product.note", PRODUCT, {})
+    with ledger.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    ledger.close()
+    with pytest.raises(Conflict, match="newer than this plinth"):
+        Ledger(ledger_url).append_audit("ada", "product.note", PRODUCT, {})
+    reader = Ledger(ledger_url, create=False)  # a service goes on reading while another machine upgrades
+    assert len(actions(reader)) == 1
+    reader.close()
+
+
+def test_a_ledger_of_the_first_schema_keeps_its_rows_and_can_do_what_is_new(ledger_url, make_manifest):
+    _first_schema(ledger_url)
     old = Ledger(ledger_url, create=False)
     first, second = (old.register_release(make_manifest(number), "ada") for number in (1, 2))
     with old.write() as connection:

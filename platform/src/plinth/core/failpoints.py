@@ -38,6 +38,7 @@ Name = Literal[
     "index.before-complete",
     "index.after-complete",
     "index.before-manifest",
+    "ledger.migrate.before-commit",
     "backup.part",
     "restore.part",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from plinth.core.failpoints import failpoint
 from plinth.errors import Conflict, Corrupt, InvalidInput, MissingExtra, Unavailable
 
 # How long a writer waits for another writer before it says so. Ledger transactions take milliseconds.
@@ -167,7 +168,12 @@ def translated(where: str) -> Iterator[None]:
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to the newest revision, once, under a lock. Cheap when it is there already."""
+    """Bring the schema to the newest revision, once, under a lock, forwards only. Cheap when it is there already.
+
+    Raises:
+        Conflict: A newer plinth has made the schema; this one does not touch it.
+        Unavailable: The database does not answer, or is held for too long.
+    """
     path = Path(engine.url.database or "") if engine.url.get_backend_name() == "sqlite" else None
     if path is not None:
         try:
@@ -177,8 +183,14 @@ def migrate(engine: sa.Engine) -> None:
                 f"the ledger's folder cannot be made: {error.strerror}", where=str(path.parent), hint="set PLINTH_STATE"
             ) from error
     with translated(engine.url.render_as_string()):
-        if _revision(engine) == HEAD:
+        if (found := _revision(engine)) == HEAD:
             return
+        if found is not None and found > HEAD:
+            raise Conflict(
+                f"the ledger has schema {found}, which is newer than this plinth's ({HEAD})",
+                where=engine.url.render_as_string(),
+                hint="use the plinth that migrated it, or restore a backup from before",
+            )
         if path is None:
             with engine.begin() as connection:
                 connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
@@ -212,3 +224,4 @@ def _upgrade(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    failpoint("ledger.migrate.before-commit")
