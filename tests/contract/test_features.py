@@ -1,4 +1,4 @@
-"""The features port, held by the Feast adapter, and the read plan against Feast's own online read."""
+"""The features port, held by the Feast adapter on files and on servers, and the read plan against Feast's own read."""
 
 import os
 import sqlite3
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plinth.errors import Conflict, InvalidInput, NotFound
+from plinth.features.online import filled_through
 from plinth.features.readplan import MISSING, OK, STALE, ReadPlan
 from plinth.features.skew import compare, sample
 
@@ -84,16 +86,98 @@ def write_tables(folder, seed=0):
     pq.write_table(table([(s,) for s in SHOPS], rates, 0.9), folder / "rates.parquet")
 
 
-def make_store(folder):
-    from plinth.features.feast import FeastFeatures
+class Files:
+    """SQLite and a file as registry, both in the product's folder."""
 
-    return FeastFeatures(folder, "shops", "shops_v1", definitions)
+    project = "shops"
+
+    def make(self, folder, project=None):
+        from plinth.features.feast import FeastFeatures
+
+        return FeastFeatures(folder, project or self.project, "shops_v1", definitions)
+
+    def stored(self, store):
+        """Every stored row by view, entity and feature, with its time."""
+        query = "SELECT hex(entity_key), feature_name, hex(value), value_text, event_ts FROM {} ORDER BY 1, 2"
+        with sqlite3.connect(store.online.path) as db:
+            return {view: db.execute(query.format(f"{store.project}_{view}")).fetchall() for view in ("sales", "rates")}
+
+    def stamps(self, store, view):
+        """The times of a view's rows."""
+        with sqlite3.connect(store.online.path) as db:
+            return {at for (at,) in db.execute(f"SELECT event_ts FROM {store.project}_{view}")}
+
+    def lose(self, store, view, at):
+        """As if a writer had died before it wrote a view's rows of that time."""
+        with sqlite3.connect(store.online.path) as db:
+            db.execute(f"DELETE FROM {store.project}_{view} WHERE event_ts = ?", [at])
+
+    def empty(self, store):
+        """The store loses everything."""
+        with sqlite3.connect(store.online.path) as db:
+            for view in ("sales", "rates"):
+                db.execute(f"DELETE FROM {store.project}_{view}")
+
+
+class Servers:
+    """Valkey and PostgreSQL, a project of its own for each test."""
+
+    def __init__(self, valkey, postgres):
+        self.valkey, self.postgres = valkey, postgres
+        self.project = f"shops_{uuid.uuid4().hex[:10]}"
+
+    def make(self, folder, project=None):
+        from plinth.features.feast import FeastFeatures
+        from plinth.features.feast_redis import RedisWriter
+        from plinth.features.feast_registry import SqlRegistry
+
+        project = project or self.project
+        writer, registry = RedisWriter(self.valkey, project), SqlRegistry(self.postgres)
+        return FeastFeatures(folder, project, "shops_v1", definitions, writer, registry)
+
+    def _hashes(self, store):
+        client = store.online.client
+        return {key: client.hgetall(key) for key in client.scan_iter("*" + store.project) if b"plinth" not in key}
+
+    def stored(self, store):
+        return self._hashes(store)
+
+    def stamps(self, store, view):
+        from google.protobuf.timestamp_pb2 import Timestamp
+
+        found = [row.get(f"_ts:{view}".encode()) for row in self._hashes(store).values()]
+        return {Timestamp.FromString(at).seconds for at in found if at is not None}
+
+    def lose(self, store, view, at):
+        from plinth.features.redis import feature_field
+
+        (view,) = (one for one in ReadPlan.from_dict(store.compile_plan()).views if one.name == view)
+        fields = [feature_field(view.name, feature.name) for feature in view.features]
+        for entity, stamp in store.online.entities(None, view):
+            if stamp == at:
+                (key,) = view.entity_keys({n: [v] for n, v in zip(sorted(view.join_keys), entity, strict=True)})
+                store.online.client.hdel(key + store.project.encode(), f"_ts:{view.name}", *fields)
+
+    def empty(self, store):
+        store.online.client.flushdb()
 
 
 @pytest.fixture
-def store(tmp_path):
+def servers_place(valkey_url, postgres_url):
+    return Servers(valkey_url, postgres_url)
+
+
+@pytest.fixture(params=["files", "servers"])
+def place(request):
+    if request.param == "files":
+        return Files()
+    return request.getfixturevalue("servers_place")
+
+
+@pytest.fixture
+def store(tmp_path, place):
     write_tables(tmp_path / "features")
-    store = make_store(tmp_path)
+    store = place.make(tmp_path)
     store.apply()
     return store
 
@@ -155,7 +239,7 @@ def test_the_callers_frame_is_left_alone_and_no_row_gives_no_row(store):
 
 def read_both(store, at, pairs):
     plan = ReadPlan.from_dict(store.compile_plan())
-    reader = plan.open(store.database)
+    reader = store.online.open(plan)
     keys = {"shop": [shop for shop, _ in pairs], "item": [item for _, item in pairs]}
     block = reader.read(keys, np.full(len(pairs), int(at.timestamp())))
     reader.close()
@@ -205,7 +289,7 @@ def test_serialized_entity_keys_are_feasts(store):
 def test_ten_thousand_reads_give_the_same_answer(store):
     end = START + timedelta(hours=50)
     store.materialize(START, end)
-    reader = ReadPlan.from_dict(store.compile_plan()).open(store.database)
+    reader = store.online.open(ReadPlan.from_dict(store.compile_plan()))
     keys, at = {"shop": ["s1"], "item": ["i1"]}, np.array([int(end.timestamp())])
     first = reader.read(keys, at)
     for _ in range(10_000):
@@ -215,21 +299,20 @@ def test_ten_thousand_reads_give_the_same_answer(store):
     reader.close()
 
 
-def online_rows(store):
-    query = "SELECT '{0}', hex(entity_key), feature_name, hex(value), value_text, event_ts FROM {0} ORDER BY 1, 2, 3"
-    with sqlite3.connect(store.database) as db:
-        return [row for table in ("shops_sales", "shops_rates") for row in db.execute(query.format(table))]
-
-
-def test_advancing_hour_by_hour_ends_where_materialization_ends(store, tmp_path):
+def test_advancing_hour_by_hour_ends_where_materialization_ends(store, place, tmp_path):
     end = START + timedelta(hours=30)
-    other = store.scratch(tmp_path / "other")
+    other = place.make(tmp_path, project="other" + uuid.uuid4().hex[:6])
     other.apply()
     other.materialize(START, end)
     for hour in range(31):
         store.advance(START + timedelta(hours=hour))
-    assert online_rows(store) == online_rows(other)
-    assert len(online_rows(store)) > 100
+    assert without_project(place, store) == without_project(place, other)
+    assert sum(map(len, place.stored(store).values())) > 100
+
+
+def without_project(place, store):
+    stored = place.stored(store)
+    return {k.removesuffix(store.project.encode()) if isinstance(k, bytes) else k: row for k, row in stored.items()}
 
 
 def test_advance_writes_the_rows_of_that_hour_and_says_how_many(store):
@@ -242,26 +325,57 @@ def test_advance_writes_the_rows_of_that_hour_and_says_how_many(store):
     assert store.advance(START + timedelta(days=300)) == 0
 
 
-def test_advance_catches_up_with_hours_that_were_left_out(store, tmp_path):
-    other = store.scratch(tmp_path / "other")
+def test_advance_catches_up_with_hours_that_were_left_out(store, place, tmp_path):
+    other = place.make(tmp_path / "other", project="other" + uuid.uuid4().hex[:6])
+    other.tables = store.tables
     other.apply()
     other.materialize(START, START + timedelta(hours=60))
     for hours in (0, 1, 7, 7, 20, 60):  # the last step is longer than a day
         store.advance(START + timedelta(hours=hours))
-    assert online_rows(store) == online_rows(other)
+    assert without_project(place, store) == without_project(place, other)
 
 
-def test_another_process_goes_on_where_the_last_one_stopped(store, tmp_path):
+def test_another_process_goes_on_where_the_last_one_stopped(store, place, tmp_path):
     for hours in (0, 1, 2):
         store.advance(START + timedelta(hours=hours))
-    expected = online_rows(store)
-    with sqlite3.connect(store.database) as db:  # as if it had died before it wrote the last view
-        db.execute("DELETE FROM shops_rates WHERE event_ts = ?", [int((START + timedelta(hours=2)).timestamp())])
-    again = make_store(tmp_path)
+    expected = place.stored(store)
+    place.lose(store, "rates", int((START + timedelta(hours=2)).timestamp()))
+    assert place.stored(store) != expected
+    again = place.make(tmp_path)
     with pytest.raises(Conflict, match="already online"):
         again.advance(START)
     again.advance(START + timedelta(hours=2))
-    assert online_rows(again) == expected
+    assert place.stored(again) == expected
+
+
+def test_a_store_that_was_emptied_is_filled_again_with_all_that_still_counts(store, place):
+    end = START + timedelta(hours=40)
+    store.materialize(START, end)
+    pairs = [(shop, item) for shop in SHOPS for item in ITEMS]
+    _, before, _ = read_both(store, end, pairs)
+    assert store.online.problem(ReadPlan.from_dict(store.compile_plan()), filled_through(store.folder.parent)) == ""
+    place.empty(store)
+    _, gone, _ = read_both(store, end, pairs)
+    assert set(gone.status.ravel().tolist()) == {MISSING}
+    assert store.restore() == end
+    _, restored, _ = read_both(store, end, pairs)
+    fresh = before.status == OK
+    assert fresh.any()
+    assert (restored.status[fresh] == OK).all()
+    assert restored.values.tobytes() == before.values.tobytes()
+    # The next advance does the same without being asked, also in a process that never wrote before.
+    place.empty(store)
+    hour = end + timedelta(hours=1)
+    place.make(store.folder.parent).advance(hour)
+    _, block, _ = read_both(store, hour, pairs)
+    assert (block.status == OK).mean() > 0.5
+
+
+def test_nothing_is_restored_where_nothing_was_written(store):
+    assert store.restore() is None
+    store.advance(START)
+    store.clear_online()
+    assert store.restore() is None
 
 
 def test_advance_sees_tables_that_were_built_anew(store):
@@ -291,21 +405,22 @@ def test_advance_takes_full_hours_with_a_zone_only(store, hour):
         store.advance(hour)
 
 
-def test_timestamps_survive_pandas_writing_sql_in_the_same_process(store):
+def test_timestamps_survive_pandas_writing_sql_in_the_same_process(store, place):
     frame = pd.DataFrame({"at": [pd.Timestamp("2013-01-01")]})
     with sqlite3.connect(":memory:") as db:
         frame.to_sql("t", db)  # registers adapters of its own
     store.advance(START)
-    kinds = sqlite3.connect(store.database).execute("SELECT DISTINCT typeof(event_ts), event_ts FROM shops_rates")
-    assert kinds.fetchall() == [("integer", int(START.timestamp()))]
+    assert place.stamps(store, "rates") == {int(START.timestamp())}
 
 
-def test_timestamps_are_utc_whatever_the_machines_zone(store, tmp_path):
+def test_timestamps_are_utc_whatever_the_machines_zone(store, place, tmp_path):
     code = f"""
-        import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
+        import sys; sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.path.dirname(os.path.dirname(__file__))!r}]
         from pathlib import Path
-        from test_features import make_store, read_both, START, assert_equal_values, timedelta
-        store = make_store(Path({str(tmp_path)!r}))
+        from test_features import *
+        place = {"Files()" if isinstance(place, Files) else f"Servers({place.valkey!r}, {place.postgres!r})"}
+        place.project = {place.project!r}
+        store = place.make(Path({str(tmp_path)!r}))
         end = START + timedelta(hours=9, days=2)
         store.materialize(START, end)
         store.advance(end)
@@ -316,8 +431,7 @@ def test_timestamps_are_utc_whatever_the_machines_zone(store, tmp_path):
     """
     env = {**os.environ, "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], check=True, env=env, timeout=120)
-    stamp = sqlite3.connect(store.database).execute("SELECT max(event_ts) FROM shops_rates").fetchone()[0]
-    assert stamp == int((START + timedelta(hours=9, days=2)).timestamp())
+    assert max(place.stamps(store, "rates")) == int((START + timedelta(hours=9, days=2)).timestamp())
 
 
 def test_threads_may_share_the_store(store):
@@ -359,9 +473,9 @@ def test_online_and_offline_agree_and_a_change_between_them_is_found(store):
     assert {difference.feature for difference in report.differences} == {"rates__rate_0"}
 
 
-def test_features_that_were_not_applied_are_not_found(tmp_path):
+def test_features_that_were_not_applied_are_not_found(place, tmp_path):
     with pytest.raises(NotFound, match="not been applied"):
-        make_store(tmp_path).compile_plan()
+        place.make(tmp_path).compile_plan()
 
 
 def test_a_missing_table_is_named(store):

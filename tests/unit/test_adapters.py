@@ -15,7 +15,12 @@ ELSEWHERE = {
     "assistants/canaries.py": {"pyarrow"},  # searches what Parquet files unpack to
     "contracts/odcs.py": {"open_data_contract_standard"},  # the standard's short name
     "contracts/quality.py": {"open_data_contract_standard"},  # types of odcs.py
-    "features/feast.py": {"duckdb", "pandas"},  # Feast's offline store is DuckDB, its frames are pandas'
+    "features/feast.py": {"duckdb", "pandas", "sqlalchemy"},  # Feast's offline store, its frames, its registry's errors
+    "features/feast_redis.py": {"feast", "redis"},  # Feast's Redis store, as it is written
+    "features/feast_registry.py": {"sqlalchemy"},  # Feast's registry in PostgreSQL is SQLAlchemy's
+    "features/feast_repository.py": {"feast"},  # the part of feast.py that knows definitions
+    "features/feast_sqlite.py": {"feast"},  # Feast's SQLite store, as it is written
+    "features/redis_connections.py": {"redis"},  # the connections of redis.py
     "features/port.py": {"pandas"},  # a type of the port
     "features/skew.py": {"pandas"},  # a type of the port
     "features/advance.py": {"feast", "pyarrow"},  # rows for feast.py's online store, from Parquet
@@ -45,6 +50,7 @@ ELSEWHERE = {
     "runtime/prefect_server.py": {"sqlalchemy"},  # gives back what its database says is taken
     "runtime/mlflow.py": {"uvicorn", "sqlalchemy"},  # serves MLflow's application in one process, on an upgraded store
     "serving/tokens.py": {"jwt"},  # PyJWT, by what is made with it
+    "telemetry/otlp.py": {"opentelemetry"},  # its protocol
     "telemetry/platform.py": {"prometheus_client"},  # the controller's page, beside the services' in prometheus.py
     "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
     "telemetry/traces.py": {"opentelemetry"},  # what OpenTelemetry is here for

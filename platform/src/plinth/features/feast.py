@@ -1,16 +1,17 @@
-"""Feast as the feature store: DuckDB offline, SQLite online, both on files in the product's state.
+"""Feast as the feature store: DuckDB offline; online SQLite or Valkey; its registry in a file or in PostgreSQL.
 
 Traps of Feast 0.67 that this file answers for: its offline stores keep no row order and may drop rows (rows are
-numbered and put back), its SQLite store raises when two threads share it (one lock), its online timestamps depend on
-the machine's time zone and on whether pandas has written SQL in the same process (`_register_timestamps`), and ibis
-cannot take a TTL such as 36 hours, which mixes days and seconds.
+numbered and put back), it is not made for threads (one lock) nor for two processes that apply at once (the registry's
+lock), its registry holds the absolute paths of whoever applied last (they are looked at before they are used), and ibis
+cannot take a TTL such as 36 hours, which mixes days and seconds. Those of its online stores: feast_sqlite.py,
+feast_redis.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import sqlite3
+import os
 import tempfile
 import threading
 import warnings
@@ -20,25 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import feast
 import pandas as pd
-import yaml
+import sqlalchemy as sa
 from feast.errors import FeastObjectNotFoundException
-from feast.infra.online_stores.helpers import compute_table_id
 
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from plinth.features.advance import HourlyRows
+from plinth.features.feast_registry import FileRegistry, Registry, unavailable
+from plinth.features.feast_repository import Repository
+from plinth.features.feast_sqlite import SqliteWriter
+from plinth.features.online import FILE, THROUGH, Online, filled_through
 from plinth.features.slices import write_slices
+from plinth.features.writer import Writer
 
-ENTITY_KEY_VERSION = 3
 CHUNK_ROWS = 30_000
 """Entity rows of one join, consecutive in time: bounds the memory of Feast's join, which holds every candidate row."""
 
 HOUR = timedelta(hours=1)
 CATCH_UP = timedelta(days=1)
 """A longer way to catch up is left to Feast's materialization, which is made for ranges."""
-
-DTYPES = {"Float32": "float32", "Float64": "float64", "Int64": "int64"}
 
 
 class FeastFeatures:
@@ -49,46 +50,57 @@ class FeastFeatures:
         project: Feast's project name, an identifier.
         service: Name of the feature service that training and serving read.
         definitions: Builds the Feast objects over the folder of feature tables.
+        writer: The online store; by default SQLite in the folder.
+        registry: Feast's registry; by default a file in the folder.
     """
 
-    def __init__(self, folder: Path, project: str, service: str, definitions: Callable[[Path], Sequence[Any]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        project: str,
+        service: str,
+        definitions: Callable[[Path], Sequence[Any]],
+        writer: Writer | None = None,
+        registry: Registry | None = None,
+    ) -> None:
         self.tables = folder / "features"
-        self.online = folder / "online"
+        self.folder = folder / "online"
         self.project = project
         self.service = service
-        self._definitions = definitions
+        self._writer = writer or SqliteWriter(self.folder / FILE)
+        self._repository = Repository(
+            self.folder, project, service, definitions, self._writer, registry or FileRegistry(self.folder)
+        )
         self._lock = threading.RLock()
-        self._store: feast.FeatureStore | None = None
         self._rows: HourlyRows | None = None
         self._last_hour: datetime | None = None
 
     @property
-    def database(self) -> Path:
-        """The SQLite file of the online store."""
-        return self.online / "online.db"
+    def online(self) -> Online:
+        """The online store, to be read."""
+        return self._writer.online
 
     def scratch(self, folder: Path) -> FeastFeatures:
-        """The same features over the same tables with an online store of its own in `folder`."""
-        other = FeastFeatures(folder, self.project, self.service, self._definitions)
+        """The same features over the same tables with an online store and a registry of its own, files in `folder`."""
+        other = FeastFeatures(folder, self.project, self.service, self._repository.definitions)
         other.tables = self.tables
         return other
 
     def apply(self) -> None:
-        """Writes feature_store.yaml, registers the definitions and creates the online tables.
+        """Registers the definitions and creates the online tables.
 
         Raises:
             NotFound: The feature tables have not been built.
-            Unavailable: The folder cannot be written.
+            Unavailable: The folder cannot be written, or a server does not answer.
         """
-        with self._lock, _translated(self.online):
-            self.online.mkdir(parents=True, exist_ok=True)
-            (self.online / "feature_store.yaml").write_text(yaml.safe_dump(self._config()), encoding="utf-8")
-            with contextlib.closing(sqlite3.connect(self.database)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")  # readers never wait for the hourly write
-            self._close()
-            store = feast.FeatureStore(repo_path=str(self.online))
-            store.apply(list(self._definitions(self.tables)))
-            self._store = store
+        with self._lock, self._translated(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)  # the file of a lock may stand in it
+            with self._repository.registry.lock(self.project):
+                self._apply()
+
+    def _apply(self) -> None:
+        self._rows = None
+        self._repository.apply(self.tables)
 
     def historical(self, entities: pd.DataFrame) -> pd.DataFrame:
         """Feast's point-in-time join over chunks consecutive in time; see the port.
@@ -97,7 +109,7 @@ class FeastFeatures:
             InvalidInput: A join key or `event_timestamp` is missing.
             NotFound: The features have not been applied, or a feature table is missing.
         """
-        with self._lock, _translated(self.tables):
+        with self._lock, self._translated(self.tables):
             plan = self.compile_plan()
             keys = sorted({key for view in plan["views"] for key in view["join_keys"]})
             lacking = [name for name in (*keys, "event_timestamp") if name not in entities.columns]
@@ -127,7 +139,7 @@ class FeastFeatures:
         self, rows: pd.DataFrame, columns: list[str], ttls: dict[str, int], folder: Path
     ) -> Iterator[pd.DataFrame]:
         """Chunk after chunk, each joined by Feast against the stretch of the tables that it can need."""
-        sliced = FeastFeatures(folder, self.project, self.service, self._definitions)
+        sliced = FeastFeatures(folder, self.project, self.service, self._repository.definitions)
         sliced.tables.mkdir()
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = rows.iloc[start : start + CHUNK_ROWS]
@@ -140,7 +152,7 @@ class FeastFeatures:
             yield sliced._join(chunk, columns)
 
     def _join(self, rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-        store = self._opened()
+        store = self._repository.opened()
         service = store.get_feature_service(self.service)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # ibis calls deprecated methods of duckdb
@@ -150,24 +162,29 @@ class FeastFeatures:
 
     def materialize(self, start: datetime, end: datetime) -> None:
         """Feast's own materialization of the newest row of each entity in [start, end]."""
+        with self._lock, self._translated(self.folder), self._repository.registry.lock(self.project):
+            self._materialize(start.astimezone(UTC), end.astimezone(UTC))
+
+    def _materialize(self, start: datetime, end: datetime) -> None:
+        if not self._repository.points_at(self.tables):
+            self._apply()
+        store = self._repository.opened()
         quiet = io.StringIO()  # Feast prints its progress
         with (
-            self._lock,
-            _translated(self.online),
+            self._writer.filling(store, end),
             contextlib.redirect_stdout(quiet),
             contextlib.redirect_stderr(quiet),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._writable()
-            self._opened().materialize(start.astimezone(UTC), end.astimezone(UTC))
-            self._last_hour = max(self._last_hour or end, end).astimezone(UTC)
+            store.materialize(start, end)
+        self._note(max(self._last_hour or end, end))
 
     def advance(self, hour: datetime) -> int:
         """Brings the online store to `hour`: the newest row of each entity since the last hour that is online.
 
-        Usually that is one hour's rows, written in milliseconds through Feast's own online store; after more than a day
-        it is Feast's materialization. An empty store gets the rows stamped exactly `hour`.
+        Usually that is one hour's rows, written in milliseconds; after more than a day it is Feast's materialization.
+        An empty store gets the rows stamped exactly `hour`; one that was emptied behind our back, all that still count.
 
         Returns:
             Entity rows written; 0 after a materialization, which does not say.
@@ -179,53 +196,76 @@ class FeastFeatures:
         if hour.tzinfo is None or (hour.minute, hour.second, hour.microsecond) != (0, 0, 0):
             raise InvalidInput(f"{hour} is no full hour with a time zone", hint="truncate it to the hour")
         hour = hour.astimezone(UTC)
-        with self._lock, _translated(self.online):
+        with self._lock, self._translated(self.folder), self._repository.registry.lock(self.project):
+            newest = self._newest()
+            if newest is None and filled_through(self.folder.parent) is not None:
+                self._materialize(hour - self._longest_ttl(), hour)
+                return 0
             # The first time in a process, its last hour is written again: another process may have died in it.
-            since = self._last_hour or self._newest_online() or hour
+            since = newest or hour
             after = since if self._last_hour else since - HOUR
             if hour < since:
                 raise Conflict(
                     f"{hour:%Y-%m-%d %H:%M} is before {since:%Y-%m-%d %H:%M}, which is already online",
-                    where=str(self.database),
+                    where=self.online.where,
                     hint="clear the online store to replay from an earlier hour",
                 )
             if hour - after > CATCH_UP:
-                self.materialize(after, hour)
+                self._materialize(after, hour)
                 return 0
             written = self._write_rows(after, hour)
-            self._last_hour = hour
+            self._note(hour)
         return written
+
+    def restore(self) -> datetime | None:
+        """Puts back online what an emptied store held: every row that counts at the last hour that was written.
+
+        Returns:
+            That hour; None when nothing was ever written.
+        """
+        with self._lock, self._translated(self.folder), self._repository.registry.lock(self.project):
+            through = filled_through(self.folder.parent)
+            if through is not None:
+                self._apply()
+                self._materialize(through - self._longest_ttl(), through)
+        return through
 
     def _write_rows(self, after: datetime, until: datetime) -> int:
-        self._writable()
-        store = self._opened()
+        store = self._repository.opened()
         if self._rows is None:
-            self._rows = HourlyRows(self.tables, self._views())
-        written = 0
-        for view, data in self._rows.between(after, until):
-            store.provider.online_store.online_write_batch(store.config, view, data, None)
-            written += len(data)
-        return written
+            self._rows = HourlyRows(self.tables, self._repository.views())
+        rows = list(self._rows.between(after, until))
+        self._writer.write(store, rows, until)
+        return sum(len(data) for _, data in rows)
 
-    def _newest_online(self) -> datetime | None:
-        connection = self._writable()
-        tables = [compute_table_id(self.project, view) for view in self._views()]
-        newest = [connection.execute(f'SELECT max(event_ts) FROM "{table}"').fetchone()[0] for table in tables]
-        return max((datetime.fromtimestamp(at, UTC) for at in newest if at is not None), default=None)
+    def _newest(self) -> datetime | None:
+        """The hour that is online. What nobody else writes is asked once."""
+        if self._last_hour is not None and not self._writer.shared:
+            return self._last_hour
+        return self._writer.newest(self._repository.opened(), self._repository.views)
+
+    def _note(self, hour: datetime) -> None:
+        """Notes how far the store is filled, in the product's state: what is emptied cannot say it."""
+        self._last_hour = hour.astimezone(UTC)
+        aside = self.folder / f".{THROUGH}"
+        aside.write_text(self._last_hour.isoformat(), encoding="ascii")
+        os.replace(aside, self.folder / THROUGH)
+
+    def _longest_ttl(self) -> timedelta:
+        longest: timedelta = max(view.ttl for view in self._repository.views())
+        return longest
 
     def clear_online(self) -> None:
-        """Empties every online table."""
-        with self._lock, _translated(self.online):
-            connection = self._writable()
-            with connection:
-                for view in self._views():
-                    connection.execute(f'DELETE FROM "{compute_table_id(self.project, view)}"')
+        """Removes every online row."""
+        with self._lock, self._translated(self.folder), self._repository.registry.lock(self.project):
+            (self.folder / THROUGH).unlink(missing_ok=True)
             self._last_hour = None
+            self._writer.clear(self._repository.opened(), self._repository.views())
 
     def get_online_features(self, rows: list[dict[str, str]]) -> dict[str, list[Any]]:
         """Feast's own online read, columns by `view__feature`: what the read plan is checked against."""
-        with self._lock, _translated(self.online):
-            store = self._opened()
+        with self._lock, self._translated(self.folder):
+            store = self._repository.opened()
             service = store.get_feature_service(self.service)
             result: dict[str, list[Any]] = store.get_online_features(service, rows, full_feature_names=True).to_dict()
         return result
@@ -237,94 +277,24 @@ class FeastFeatures:
             NotFound: The features have not been applied.
             InvalidInput: A view has no TTL, or a feature a type that the read plan cannot read.
         """
-        with self._lock, _translated(self.online):
-            views = [self._plan_view(view) for view in self._views()]
-        return {
-            "schema": 1,
-            "feature_service": self.service,
-            "project": self.project,
-            "entity_key_version": ENTITY_KEY_VERSION,
-            "store": {"type": "sqlite"},
-            "views": views,
-        }
+        with self._lock, self._translated(self.folder):
+            return self._repository.compile_plan()
 
-    def _plan_view(self, view: Any) -> dict[str, Any]:
-        features = []
-        for field in view.features:
-            if str(field.dtype) not in DTYPES:
-                raise InvalidInput(
-                    f"feature {field.name} is {field.dtype}", where=view.name, hint=f"one of {', '.join(DTYPES)}"
-                )
-            default = float(field.tags.get("default", 0.0))
-            features.append({"name": field.name, "dtype": DTYPES[str(field.dtype)], "default": default})
-        if not view.ttl:
-            raise InvalidInput("a feature view has no TTL", where=view.name, hint="set ttl=timedelta(...)")
-        return {
-            "name": view.name,
-            "table": compute_table_id(self.project, view),
-            "join_keys": sorted(view.join_keys),
-            "ttl_seconds": int(view.ttl.total_seconds()),
-            "features": features,
-        }
-
-    def _views(self) -> list[Any]:
-        store = self._opened()
-        return [
-            store.get_feature_view(p.name) for p in store.get_feature_service(self.service).feature_view_projections
-        ]
-
-    def _writable(self) -> sqlite3.Connection:
-        """Feast's own connection, set not to wait for the disk on each view: the store can be built anew."""
-        store = self._opened()
-        connection: sqlite3.Connection = store.provider.online_store._get_conn(store.config)  # type: ignore[attr-defined]
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA busy_timeout = 5000")
-        return connection
-
-    def _opened(self) -> feast.FeatureStore:
-        if self._store is None:
-            if not (self.online / "feature_store.yaml").is_file():
-                raise NotFound(
-                    "the features have not been applied", where=str(self.online), hint="run the features step"
-                )
-            self._store = feast.FeatureStore(repo_path=str(self.online))
-        self._store.provider.online_store  # noqa: B018 - imports Feast's adapters first, so that ours come after them
-        _register_timestamps()
-        return self._store
-
-    def _close(self) -> None:
-        self._store = self._rows = None
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "project": self.project,
-            "provider": "local",
-            "registry": {"path": "registry.db"},
-            "offline_store": {"type": "duckdb"},
-            "online_store": {"type": "sqlite", "path": "online.db"},
-            "entity_key_serialization_version": ENTITY_KEY_VERSION,
-        }
-
-
-def _register_timestamps() -> None:
-    """Makes the online store's timestamps true UTC seconds, whatever the machine's zone.
-
-    Feast turns times into naive UTC and then takes their local `timestamp()`, which is off by the machine's offset;
-    and `DataFrame.to_sql` replaces its adapter by one that writes text. So ours is registered before each use.
-    """
-    sqlite3.register_adapter(datetime, lambda at: int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()))
-    sqlite3.register_converter("timestamp", lambda raw: datetime.fromtimestamp(int(raw), UTC))
-
-
-@contextlib.contextmanager
-def _translated(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except FeastObjectNotFoundException as error:
-        raise NotFound(str(error), where=str(where), hint="apply the feature definitions") from error
-    except (FileNotFoundError, duckdb.IOException) as error:
-        raise NotFound(f"a feature table is missing: {error}", where=str(where), hint="build the features") from error
-    except (sqlite3.OperationalError, OSError) as error:
-        raise Unavailable(
-            f"the feature store cannot be used: {error}", where=str(where), hint="retry; free disk"
-        ) from error
+    @contextlib.contextmanager
+    def _translated(self, where: Path) -> Iterator[None]:
+        try:
+            yield
+        except FeastObjectNotFoundException as error:
+            raise NotFound(str(error), where=str(where), hint="apply the feature definitions") from error
+        except (FileNotFoundError, duckdb.IOException) as error:
+            raise NotFound(
+                f"a feature table is missing: {error}", where=str(where), hint="build the features"
+            ) from error
+        except sa.exc.SQLAlchemyError as error:
+            raise unavailable(error, self._repository.registry.where) from error
+        except self._writer.errors as error:
+            raise self._writer.unavailable(error) from error
+        except OSError as error:
+            raise Unavailable(
+                f"the feature store cannot be used: {error}", where=str(where), hint="retry; free disk"
+            ) from error

@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from plinth.features.online import Online
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -45,9 +47,13 @@ class FeatureStore(Protocol):
         """The same features over the same tables with an online store of its own in `folder`."""
         ...
 
+    def restore(self) -> datetime | None:
+        """Puts back online what an emptied store held; returns the hour it holds then, None if nothing ever was."""
+        ...
+
     @property
-    def database(self) -> Path:
-        """The file of the online store, which a `Reader` reads."""
+    def online(self) -> Online:
+        """The online store, to be read."""
         ...
 
     def compile_plan(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The compiled read plan: Feast's own SQLite online tables, read with prepared SQL and decoded with numpy.
+"""The compiled read plan: what a service reads of Feast's own online store, without Feast.
 
-Needs numpy and sqlite3 only: no Feast, no pandas, no protobuf on the request path. The table layout is that of
-`feast/infra/online_stores/sqlite.py` and the entity key that of `feast/infra/key_encoding_utils.py` (version 3), both
-of Feast 0.67; a contract test compares every value with Feast's own `get_online_features`.
+Readers (sqlite.py, redis.py) need no Feast, no pandas and no protobuf on the request path. A plan is pinned in a
+release and the same on every online store: it holds the names of views, features and keys, of which each store's
+places follow. The entity key is that of `feast/infra/key_encoding_utils.py` (version 3) of Feast 0.67; a contract test
+compares every value with Feast's own `get_online_features`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from plinth.errors import Corrupt, InvalidInput
 
 if TYPE_CHECKING:
-    from plinth.features.reader import Reader
+    from plinth.features.sqlite import SqliteReader
 
 OK, MISSING, STALE, FUTURE = 0, 1, 2, 3
 """Status of a view's row: used; absent; older than the TTL; stamped after the time asked for."""
@@ -64,6 +65,26 @@ class ViewPlan:
             return [None if value is None else prefix + value for value in parts[0]]
         return [None if None in row else prefix + b"".join(row) for row in zip(*parts, strict=True)]
 
+    def entity_of(self, key: bytes) -> tuple[tuple[str, ...], bytes] | None:
+        """The values in a serialized entity key, in the order of the sorted join keys, and what follows it.
+
+        None when it is no key of this view's entity.
+        """
+        if not key.startswith(self.key_prefix):
+            return None
+        values, at = [], len(self.key_prefix)
+        try:
+            for _ in self.join_keys:
+                kind, length = struct.unpack_from("<II", key, at)
+                end = at + 8 + length
+                if kind != _STRING or end > len(key):
+                    return None
+                values.append(key[at + 8 : end].decode("utf-8", "surrogatepass"))
+                at = end
+        except (struct.error, UnicodeDecodeError):
+            return None
+        return tuple(values), key[at:]
+
 
 def _key_value(value: str | None) -> bytes | None:
     if value is None:
@@ -93,9 +114,11 @@ class ReadPlan:
         """The plan from `read_plan.json`.
 
         Raises:
-            Corrupt: The document is no read plan of schema 1 for SQLite with entity keys of version 3.
+            Corrupt: The document is no read plan of schema 1 with entity keys of version 3.
         """
         try:
+            # `store` is "sqlite" in every plan, wherever it is read: plans made before there was another store keep
+            # their digests, and so do releases that pin them.
             if (value["schema"], value["entity_key_version"], value["store"]["type"]) != (1, 3, "sqlite"):
                 raise ValueError("only schema 1 over sqlite with entity keys of version 3 can be read")
             views = tuple(_view(view) for view in value["views"])
@@ -143,14 +166,14 @@ class ReadPlan:
             status[gaps[:, columns].all(axis=1), position] = MISSING
         return FeatureBlock(np.where(gaps, self.defaults, raw.astype(np.float64, copy=False)), status)
 
-    def open(self, sqlite_path: Path, **waiting: Any) -> Reader:
+    def open(self, sqlite_path: Path, **waiting: Any) -> SqliteReader:
         """A reader over Feast's SQLite online store. Opens no file yet, so a service may start before the store.
 
-        `waiting` is how it waits for a lock: `busy_seconds` and `attempts` of `Reader`.
+        `waiting` is how it waits for a lock: `busy_seconds` and `attempts` of `SqliteReader`.
         """
-        from plinth.features.reader import Reader
+        from plinth.features.sqlite import SqliteReader
 
-        return Reader(self, sqlite_path, **waiting)
+        return SqliteReader(self, sqlite_path, **waiting)
 
 
 def _view(value: Mapping[str, Any]) -> ViewPlan:

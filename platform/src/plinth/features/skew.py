@@ -146,7 +146,7 @@ def _serve(
     with tempfile.TemporaryDirectory(prefix="plinth-skew-") as folder:
         scratch = store.scratch(Path(folder))
         scratch.apply()
-        reader = plan.open(scratch.database)
+        reader = scratch.online.open(plan)
         previous = None
         for start in chosen.tolist():
             at = datetime.fromtimestamp(start, UTC)

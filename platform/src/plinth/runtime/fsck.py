@@ -8,14 +8,14 @@ is called wrong.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plinth.core.findings import Finding, Progress, silent, violations, without
 from plinth.errors import PlinthError
+from plinth.features.online import Online, filled_through, online_store
 from plinth.ledger import intact, invariants
 from plinth.ledger.intact import check_artifacts
 from plinth.ledger.invariants import check_ledger
@@ -36,7 +36,8 @@ __all__ = [
 
 FEATURE_HOLDS = {
     "features.plan": "The read plan of what serves is the one that its feature service names, and can be used.",
-    "features.tables": "The online store, where there is one, has every table that the read plan reads.",
+    "features.tables": "The online store, where there is one, has every table that the read plan reads, and what was "
+    "written to it.",
 }
 LOG_HOLDS = {"log.readable": "Every file of the request and inference logs can be opened."}
 
@@ -101,7 +102,11 @@ def check(
     tell("model registry", 0, 1)
     part(lambda: _registry(platform, ledger, products), repairs.registry if repairs else None)
     tell("features", 0, 1)
-    part(lambda: check_features(ledger, platform.artifacts, folders))
+
+    def features() -> list[Finding]:
+        return check_features(ledger, platform.artifacts, folders, platform.online)
+
+    part(features, (lambda: repairs.features(features())) if repairs else None)
     part(lambda: _assistants(platform, ledger, thorough), repairs.keys if repairs else None)
     tell("services", 0, 1)
     part(lambda: _services(platform, ledger, products))
@@ -149,24 +154,30 @@ def _services(platform: Platform, ledger: Ledger, products: list[str]) -> list[F
 # Features -------------------------------------------------------------------------------------------------------------
 
 
-def check_features(ledger: Ledger, store: Artifacts, folders: Mapping[str, Path]) -> list[Finding]:
+def check_features(
+    ledger: Ledger, store: Artifacts, folders: Mapping[str, Path], online: Callable[[str], Online] | None = None
+) -> list[Finding]:
     """Whether what serves can read its features.
 
     Args:
         ledger: Says what serves.
         store: The artefacts.
-        folders: Product to its state folder, which holds `online/online.db`.
+        folders: Product to its state folder.
+        online: Product to its online store; by default SQLite in its folder.
     """
     found: list[Finding] = []
     for product, folder in folders.items():
         try:
-            found += _features(ledger, store, product, folder)
+            opened = online(product) if online else online_store(folder, product)
+            found += _features(ledger, store, product, opened, filled_through(folder))
         except PlinthError as error:
             found.append(Finding("features.plan", "violation", product, error.what, error.hint))
     return found + without(FEATURE_HOLDS, found)
 
 
-def _features(ledger: Ledger, store: Artifacts, product: str, folder: Path) -> Iterator[Finding]:
+def _features(
+    ledger: Ledger, store: Artifacts, product: str, online: Online, through: datetime | None
+) -> Iterator[Finding]:
     from plinth.features.readplan import ReadPlan
 
     serving = ledger.current(product)
@@ -193,22 +204,13 @@ def _features(ledger: Ledger, store: Artifacts, product: str, folder: Path) -> I
         yield Finding("features.plan", "violation", product, f"the read plan cannot be used: {error}",
                       f"plinth rollback {product}")  # fmt: skip
         return
-    database = folder / "online" / "online.db"
-    if not database.is_file():
-        return
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
-            there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.Error as error:
-        yield Finding("features.tables", "violation", product, f"the online store cannot be read: {error}",
-                      f"materialize it again: plinth pipeline run {product} train")  # fmt: skip
-        return
-    missing = sorted({view.table for view in plan.views} - there)
-    if missing:
-        yield Finding(
-            "features.tables", "violation", product, f"the online store lacks {', '.join(missing)}",
-            f"materialize it again: plinth pipeline run {product} train",
-        )  # fmt: skip
+        problem = online.problem(plan, through)
+    except PlinthError as error:
+        problem = error.what
+    if problem:
+        hint = "plinth fsck --repair" if through else f"materialize it again: plinth pipeline run {product} train"
+        yield Finding("features.tables", "violation", product, problem, hint)
 
 
 # Logs -----------------------------------------------------------------------------------------------------------------

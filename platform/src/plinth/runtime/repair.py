@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from plinth.core.digests import digest_bytes, digest_file
 from plinth.core.findings import Finding
 from plinth.errors import PlinthError
+from plinth.features.online import filled_through
 from plinth.ledger.intact import Fault, artifact_faults, old_leftovers
 from plinth.ledger.leases import Candidate
 from plinth.ledger.port import Leftover
@@ -142,6 +143,25 @@ class Repairs:
             what = [*changed, *([f"{len(effects)} effects recorded as done"] if effects else [])]
             if what:
                 done.append(Finding("registry.serving", "repaired", product, "; ".join(what)))
+        return done
+
+    # Features ---------------------------------------------------------------------------------------------------
+
+    def features(self, found: list[Finding]) -> list[Finding]:
+        """Fill online stores that were emptied, from the feature tables, to the hour that they had been filled to."""
+        done = []
+        for product in [finding.subject for finding in found if finding.invariant == "features.tables"]:
+            through = filled_through(self._platform.settings.product_dir(product)) if product else None
+            if through is None:
+                continue
+            try:
+                self._platform.features(product).restore()
+            except PlinthError as error:
+                done.append(Finding("features.tables", "violation", product, f"no repair: {error.what}", error.hint))
+                continue
+            self._audit("fsck.features", product, {"through": through.isoformat()})
+            what = f"the online store is filled again through {through:%Y-%m-%d %H:%M}"
+            done.append(Finding("features.tables", "repaired", product, what))
         return done
 
     # Keys -------------------------------------------------------------------------------------------------------

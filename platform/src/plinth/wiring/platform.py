@@ -10,12 +10,12 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plinth.core import failpoints
 from plinth.core.environment import load_settings
 from plinth.core.products import Product
-from plinth.errors import InvalidInput, MissingExtra, NotFound
+from plinth.errors import InvalidInput, NotFound
 from plinth.ledger.artifacts import ArtifactStore
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
@@ -23,9 +23,11 @@ from plinth.settings import Settings
 from plinth.wiring.mlflow import mlflow_connection, mlflow_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping
 
     from plinth.features.feast import FeastFeatures
+    from plinth.features.online import Online
+    from plinth.features.reader import Reader
     from plinth.ledger.obstore import Objects
     from plinth.ledger.port import Artifacts
     from plinth.models.mlflow_evaluation import MlflowEvaluations
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from plinth.pipelines.port import Runner
     from plinth.rollouts.projection import Aliases
     from plinth.serving.port import Backend
+    from plinth.serving.tokens import Credentials
     from plinth.telemetry.signals import SignalSource
     from plinth.wiring.assistants import AssistantPorts
-    from plinth.serving.tokens import Credentials
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Platform:
         if settings.failpoint:
             failpoints.arm(settings.failpoint)
         self.settings = settings
+        self._online: dict[str, Online] = {}
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None) -> Platform:
@@ -187,8 +190,6 @@ class Platform:
         return [f"http://{self.settings.host}:{port}"]
 
     @cached_property
-    def signals(self) -> SignalSource:
-    @cached_property
     def _credentials(self) -> Credentials:
         from plinth.serving.tokens import Credentials
 
@@ -202,6 +203,8 @@ class Platform:
         """
         return self._credentials.headers(product)
 
+    @cached_property
+    def signals(self) -> SignalSource:
         """Where a rollout's evidence is read from, by the setting `signals`."""
         if self.settings.signals == "prometheus":
             from plinth.telemetry.promql import PrometheusSignals
@@ -244,30 +247,35 @@ class Platform:
         Raises:
             NotFound: The product declares no features.
             RefusedByPolicy: It is an assistant.
+            InvalidInput: A setting does not fit.
             MissingExtra: Feast is not installed.
         """
-        try:
-            from plinth.features.feast import FeastFeatures
-        except ModuleNotFoundError as error:
-            raise MissingExtra(error.name or "feast", "features") from error
+        from plinth.wiring.features import make_features
 
-        from plinth.pipelines.entry import load_entry
+        return make_features(self.settings, self.products.get(product))
 
-        loaded = self.products.get(product)
-        model, _ = loaded.spec.tabular()
-        entry = model.feature_definitions
-        if entry is None:
-            raise NotFound(
-                f"{product} declares no features",
-                where=str(loaded.folder / "product.yaml"),
-                hint="add `feature_definitions: package.module:function` under `model`",
-            )
-        return FeastFeatures(
-            self.settings.product_dir(product),
-            product.replace("-", "_"),
-            model.feature_service,
-            cast("Callable[[Path], Sequence[Any]]", load_entry(entry)),
-        )
+    def online(self, product: str) -> Online:
+        """The online store of a product, to be read; its connections live as long as the platform.
+
+        Raises:
+            InvalidInput: The setting of its address does not fit.
+            MissingExtra: Its client is not installed.
+        """
+        from plinth.wiring.features import make_online
+
+        if product not in self._online:
+            self._online[product] = make_online(self.settings, product)
+        return self._online[product]
+
+    def open_reader(self, product: str, plan: Mapping[str, Any]) -> Reader:
+        """A reader of a compiled plan for a service: it waits neither for a lock nor for a server.
+
+        Raises:
+            Corrupt: The plan cannot be used.
+        """
+        from plinth.features.readplan import ReadPlan
+
+        return self.online(product).open(ReadPlan.from_dict(plan), patient=False)
 
     def runner(self, product: str, *, inline: bool = False) -> Runner:
         """What runs a product's pipelines: flows of the standing Prefect server, or steps in this process."""

@@ -7,11 +7,8 @@ few views as possible lack its row: what an answer lacks beyond is the release's
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +18,12 @@ from plinth.errors import NotFound, Unavailable
 from plinth.features.readplan import OK, ReadPlan
 
 if TYPE_CHECKING:
+    from plinth.features.online import Online
     from plinth.wiring import Platform
 
 PRODUCT = "flight-delays"
 SEED = 20130601
 _DRAW = 256
-_KEY_HEADER = 8
-"""Bytes of type and length before a value in Feast's entity key."""
 
 
 def requests(platform: Platform) -> Iterator[dict[str, Any]]:
@@ -43,8 +39,7 @@ def requests(platform: Platform) -> Iterator[dict[str, Any]]:
     manifest = platform.ledger.release(serving.digest).manifest
     path = platform.artifacts.path(manifest.artifacts["read_plan.json"])
     plan = ReadPlan.from_dict(json.loads(path.read_bytes()))
-    store = platform.settings.product_dir(PRODUCT) / "online" / "online.db"
-    for flight in _flights(plan, store):
+    for flight in _flights(plan, platform.online(PRODUCT)):
         yield {
             "flights": [
                 {
@@ -59,8 +54,8 @@ def requests(platform: Platform) -> Iterator[dict[str, Any]]:
         }
 
 
-def _flights(plan: ReadPlan, store: Path) -> Iterator[Flight]:
-    reader = plan.open(store)
+def _flights(plan: ReadPlan, store: Online) -> Iterator[Flight]:
+    reader = store.open(plan)
     dice = np.random.default_rng(SEED)
     known, newest = _known(plan, store)
     try:
@@ -80,30 +75,23 @@ def _flights(plan: ReadPlan, store: Path) -> Iterator[Flight]:
         reader.close()
 
 
-def _known(plan: ReadPlan, store: Path) -> tuple[dict[str, list[str]], datetime]:
+def _known(plan: ReadPlan, store: Online) -> tuple[dict[str, list[str]], datetime]:
     """The lines, aircraft and destinations whose rows are younger than their view's TTL, and the newest row's time."""
-    if not store.is_file():
-        raise _nothing_fresh(store)
-    with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
-        newest = max(
-            connection.execute(f'SELECT coalesce(max(event_ts), 0) FROM "{view.table}"').fetchone()[0]
-            for view in plan.views
-        )
-        known: dict[str, list[str]] = {}
-        for view in plan.views:
-            if len(view.join_keys) == 1 and view.join_keys[0] in ("line", "dest", "tailnum"):
-                rows = connection.execute(
-                    f'SELECT DISTINCT entity_key FROM "{view.table}" WHERE event_ts > ? ORDER BY entity_key',
-                    (newest - view.ttl_seconds + 3600,),
-                )
-                start = len(view.key_prefix) + _KEY_HEADER
-                known[view.join_keys[0]] = [key[start:].decode() for (key,) in rows]
+    rows = {view.name: list(store.entities(plan, view)) for view in plan.views}
+    newest = max((stamp for found in rows.values() for _, stamp in found), default=0)
+    known: dict[str, list[str]] = {}
+    for view in plan.views:
+        if len(view.join_keys) == 1 and view.join_keys[0] in ("line", "dest", "tailnum"):
+            oldest = newest - view.ttl_seconds + 3600
+            known[view.join_keys[0]] = [value for (value,), stamp in rows[view.name] if stamp > oldest]
     if not all(known.get(key) for key in ("line", "dest", "tailnum")):
         raise _nothing_fresh(store)
     return known, datetime.fromtimestamp(newest, UTC)
 
 
-def _nothing_fresh(store: Path) -> Unavailable:
+def _nothing_fresh(store: Online) -> Unavailable:
     return Unavailable(
-        "the online store has no fresh rows to ask about", where=str(store), hint="`plinth demo flight-delays` fills it"
+        "the online store has no fresh rows to ask about",
+        where=store.where,
+        hint="`plinth demo flight-delays` fills it",
     )
