@@ -39,7 +39,7 @@ def make_service(product: Product, settings: Settings, artifacts: Artifacts, too
         InvalidInput: The key of the tokens is too short.
     """
     name, folder = product.name, settings.product_dir(product.name)
-    handler = logs.configure(name, settings.log_level)
+    handler = logs.configure(name, settings.log_level, otlp_url=settings.otlp_url)
     tracing = traces.configure(settings, name)
 
     def scraped() -> Any:

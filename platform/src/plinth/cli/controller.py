@@ -31,7 +31,8 @@ def controller(args: Namespace, out: Output) -> None:
     platform = Platform.from_settings()
     if not args.once:
         out.note("moving rollouts; Ctrl-C ends it")
-    handler = logs.configure("controller", platform.settings.log_level)
+    settings = platform.settings
+    handler = logs.configure("controller", settings.log_level, otlp_url=settings.otlp_url)
     try:
         led = run(platform, once=args.once, interval=1.0)
     finally:

@@ -276,7 +276,8 @@ def tell_ready(state: Path) -> None:
 def main() -> None:
     """The supervised process."""
     platform = Platform.from_settings()
-    handler = logs.configure("controller", platform.settings.log_level)
+    settings = platform.settings
+    handler = logs.configure("controller", settings.log_level, otlp_url=settings.otlp_url)
     try:
         run(platform, on_ready=lambda: tell_ready(platform.settings.state_dir))
     finally:

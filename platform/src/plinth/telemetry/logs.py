@@ -19,6 +19,8 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, TextIO
 
+from plinth.telemetry.otlp import ship
+
 SECRET_NAME = re.compile(r"(?i)(secret|passw|token|authori[sz]ation|api_?key|cookie|credential)")
 SECRET_IN_URL = re.compile(r"(\w+://[^\s:/@]+:)[^\s@]+@")
 REDACTED = "[redacted]"
@@ -131,15 +133,29 @@ class BufferedHandler(logging.Handler):
             self.flush()
 
 
-def configure(service: str, level: str = "INFO", stream: TextIO | None = None) -> logging.Handler:
-    """Send every log line of the process to one stream as JSON. Returns the handler; close it at the end."""
+def configure(
+    service: str, level: str = "INFO", stream: TextIO | None = None, *, otlp_url: str = ""
+) -> logging.Handler:
+    """Send every log line of the process to one stream as JSON. Returns the handler; close it at the end.
+
+    Args:
+        service: The `service` of every line.
+        level: The least that is logged.
+        stream: Default standard error.
+        otlp_url: A collector that gets the same lines, where one answers now; "" is none.
+    """
     # Not in our lines, and asked of the system for every record otherwise (Python's logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = BufferedHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(service))
+    formatter = JsonFormatter(service)
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    if otlp_url:
+        shipper = ship(service, formatter.format, otlp_url)
+        if shipper is not None:
+            root.addHandler(shipper)
     return handler

@@ -74,6 +74,10 @@ TRACES_EXPORTED = Metric("plinth_trace_spans_exported_total", "counter", ("produ
 TRACES_FAILED = Metric(
     "plinth_trace_spans_failed_total", "counter", ("product",), "Spans that could not be handed to the collector."
 )
+LINES_SHIPPED = Metric("plinth_log_lines_exported_total", "counter", ("product",), "Log lines handed to the collector.")
+LINES_DROPPED = Metric(
+    "plinth_log_lines_dropped_total", "counter", ("product",), "Log lines that could not be handed to the collector."
+)
 _ROLLOUT = ("product", "generation", "step", "arm", "release")
 _NO_ROLLOUT = "none since the service started, until a candidate gets traffic"
 
@@ -135,7 +139,7 @@ ROLLOUT = (
 SERVING = (
     REQUESTS, REQUEST_SECONDS, PREDICTIONS, DEFAULTED, LOG_WRITTEN, LOG_DROPPED, LOG_BUFFERED, LOG_ERRORS,
     RELEASE_GENERATION, RELEASE_INFO, RELEASE_STALE, RELEASE_FAILURES, TRACES_EXPORTED, TRACES_FAILED,
-    *ROLLOUT, ROUTE_STEP, ROUTE_WEIGHT, SHADOW_DROPPED, DENIED,
+    LINES_SHIPPED, LINES_DROPPED, *ROLLOUT, ROUTE_STEP, ROUTE_WEIGHT, SHADOW_DROPPED, DENIED,
 )  # fmt: skip
 """What the service of a product with a model emits."""
 

@@ -17,6 +17,7 @@ from plinth.telemetry import metrics
 from plinth.telemetry.counts import RolloutCounts
 from plinth.telemetry.histograms import Counted, Histogram
 from plinth.telemetry.metrics import Metric
+from plinth.telemetry.otlp import lines
 
 Reading = tuple[Metric, tuple[str, ...], float]
 """A metric, the values of its labels after `product`, and its value now."""
@@ -42,12 +43,15 @@ def service_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 
 
 def release_readings(stats: Mapping[str, Any], exported: int = 0, failed: int = 0) -> list[Reading]:
     """What every service counts of its releases, its rollout and its traces. Arguments as `service_readings`."""
+    shipped, dropped = lines()
     readings: list[Reading] = [
         (metrics.RELEASE_GENERATION, (), stats["generation"]),
         (metrics.RELEASE_STALE, (), float(stats["stale"])),
         (metrics.RELEASE_FAILURES, (), stats["release_failures"]),
         (metrics.TRACES_EXPORTED, (), exported),
         (metrics.TRACES_FAILED, (), failed),
+        (metrics.LINES_SHIPPED, (), shipped),
+        (metrics.LINES_DROPPED, (), dropped),
         (metrics.ROUTE_STEP, (), stats.get("step", 0)),
         (metrics.ROUTE_WEIGHT, (), stats.get("weight", 0) / FULL),
         (metrics.SHADOW_DROPPED, (), stats.get("shadow_dropped", 0)),

@@ -1,4 +1,4 @@
-"""Traces: OpenTelemetry spans to MLflow's OTLP endpoint, sampled, in the background, never in the way.
+"""Traces: OpenTelemetry spans to a collector, else to MLflow; sampled, in the background, never in the way.
 
 MLflow 3.17 takes OTLP over HTTP with protobuf at `<server>/v1/traces` and wants the header `x-mlflow-experiment-id`
 (mlflow/server/otel_api.py). The experiment is found or made over its REST API when the first spans leave, in the
@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import os
 import random
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,70 +21,24 @@ from typing import TYPE_CHECKING, Any
 
 from plinth.core.basic_auth import authorization
 from plinth.settings import Settings
+from plinth.telemetry.otlp import TIMEOUT, CollectorSpans, Exporter, answers, quiet
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan
-
-TIMEOUT = 3.0
-"""Seconds one export may take."""
-
-QUIET_SECONDS = 60.0
-"""A collector that is away is logged once in this time."""
-
-RETRY_SECONDS = 5.0
-"""After a failed export, spans are dropped without a try for this long."""
-
-log = logging.getLogger(__name__)
 
 
-class MlflowExporter:
-    """A SpanExporter towards an MLflow server. Failures are counted, logged once a minute, and never raised."""
+class MlflowExporter(Exporter):
+    """A SpanExporter towards an MLflow server."""
 
     def __init__(self, base_url: str, experiment: str, headers: Mapping[str, str] | None = None) -> None:
-        self.exported = 0
-        self.failed = 0
-        self._base_url = base_url
+        super().__init__(base_url)
         self._experiment = experiment
         self._headers = dict(headers or {})
-        self._inner: Any = None
-        self._logged = -QUIET_SECONDS
-        self._retry_at = 0.0
-        self._closed = False
-
-    def export(self, spans: Sequence[ReadableSpan]) -> Any:
-        """Hand spans over; called by the batch processor's thread."""
-        from opentelemetry.sdk.trace.export import SpanExportResult
-
-        if not self._closed and time.monotonic() >= self._retry_at:
-            try:
-                if self._inner is None:
-                    self._inner = self._connect()
-                if self._inner.export(spans) is SpanExportResult.SUCCESS:
-                    self.exported += len(spans)
-                    return SpanExportResult.SUCCESS
-                reason = "the collector refused the spans"
-            except Exception as error:  # noqa: BLE001  (a collector's trouble must stay out of the service)
-                reason = f"{type(error).__name__}: {error}"
-            self._complain(reason)
-        self.failed += len(spans)
-        return SpanExportResult.FAILURE
-
-    def shutdown(self) -> None:
-        """Stop exporting."""
-        self._closed = True
-        if self._inner is not None:
-            self._inner.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Nothing is buffered here."""
-        return True
 
     def _connect(self) -> Any:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        # Its own words about a collector that is away would come once an attempt, with a traceback.
-        logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
+        quiet()
         return OTLPSpanExporter(
             endpoint=f"{self._base_url}/v1/traces",
             headers={"x-mlflow-experiment-id": self._experiment_id(), **self._headers},
@@ -116,13 +68,6 @@ class MlflowExporter:
             if error.code == 404:
                 return None
             raise
-
-    def _complain(self, reason: str) -> None:
-        now = time.monotonic()
-        self._retry_at = now + RETRY_SECONDS
-        if now - self._logged >= QUIET_SECONDS:
-            self._logged = now
-            log.warning("traces cannot be exported", extra={"reason": reason, "endpoint": self._base_url})
 
 
 class Traces:
@@ -275,7 +220,7 @@ def _remote(traceparent: str) -> Context | None:
 def configure(
     settings: Settings, service_name: str, *, experiment: str | None = None, sample: float | None = None
 ) -> Traces:
-    """Traces of this profile: towards its MLflow server, or none when the setting is off.
+    """Traces of this profile: to its collector where one answers now, else to its MLflow server; or switched off.
 
     Args:
         settings: `traces` switches, `trace_sample` is the share of requests, `mlflow_url` the server.
@@ -286,5 +231,8 @@ def configure(
     if not settings.traces:
         return Traces(service_name)
     headers = authorization(settings.mlflow_username, settings.mlflow_password)
+    if settings.otlp_url and answers(settings.otlp_url):
+        collector = CollectorSpans(settings.otlp_url.rstrip("/"))
+        return Traces(service_name, collector, settings.trace_sample if sample is None else sample)
     exporter = MlflowExporter(settings.mlflow_url, experiment or service_name, headers)
     return Traces(service_name, exporter, settings.trace_sample if sample is None else sample)

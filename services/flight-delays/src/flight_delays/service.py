@@ -45,7 +45,7 @@ def build() -> Service:
 
     platform = Platform.from_settings()
     settings = platform.settings
-    handler = logs.configure(PRODUCT, settings.log_level)
+    handler = logs.configure(PRODUCT, settings.log_level, otlp_url=settings.otlp_url)
     spec = platform.products.get(PRODUCT).spec
     api = FlightApi(
         vector.assemble,
