@@ -65,6 +65,24 @@ def qdrant_server():
     yield from _server("qdrant")
 
 
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory):
+    """An MLflow server that asks for a password (processes.Mlflow)."""
+    import processes
+
+    with processes.mlflow(tmp_path_factory.mktemp("mlflow-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """A Prefect server that asks for an auth string (processes.Prefect)."""
+    import processes
+
+    with processes.prefect(tmp_path_factory.mktemp("prefect-server")) as server:
+        yield server
+
+
 def _server(service):
     import servers
 

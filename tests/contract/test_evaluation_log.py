@@ -1,4 +1,4 @@
-"""Evaluations in MLflow, on SQLite: every question is a trace with its scores, and no model is asked."""
+"""Evaluations in MLflow, on SQLite and on a server: a question is a trace with its scores, and no model is asked."""
 
 import pytest
 
@@ -23,18 +23,22 @@ SUMMARY = {
 }
 
 
-@pytest.fixture(scope="module")
-def logged(tmp_path_factory):
+@pytest.fixture(scope="module", params=["sqlite", "server"])
+def logged(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
-    store = f"sqlite:///{folder / 'mlflow.db'}"
+    if request.param == "server":
+        server = request.getfixturevalue("mlflow_server")
+        connection = MlflowConnection(server.url, server.user, server.password)
+    else:
+        connection = MlflowConnection(f"sqlite:///{folder / 'mlflow.db'}")
     import mlflow
 
     before = mlflow.get_tracking_uri()
-    run = MlflowEvaluations(MlflowConnection(store), folder / "artifacts").log_evaluation(
+    run = MlflowEvaluations(connection, folder / "artifacts").log_evaluation(
         "docs-assistant", "d" * 64, ROWS, SUMMARY, {"golden": "e" * 64}
     )
     assert mlflow.get_tracking_uri() == before
-    return mlflow.MlflowClient(store, store), run
+    return connection.client, run
 
 
 def test_the_run_says_what_was_evaluated_on_what(logged):

@@ -1,6 +1,7 @@
 """One suite for the registry port, run against every adapter."""
 
 import pickle
+import shutil
 
 import lightgbm
 import numpy as np
@@ -11,6 +12,7 @@ from plinth.errors import Corrupt, InvalidInput, NotFound, RefusedByPolicy
 from plinth.models import onnx
 from plinth.models.memory import MemoryRegistry
 from plinth.models.port import Dataset, Training
+from plinth.models.rules import MODEL_FILE
 
 FEATURES = ["late_rate", "hour", "distance"]
 
@@ -31,16 +33,35 @@ def model_path(tmp_path_factory, matrix):
     return path
 
 
-@pytest.fixture(scope="module", params=["memory", "mlflow"])
+@pytest.fixture(scope="module", params=["memory", "mlflow", "mlflow-server"])
 def registry(request, tmp_path_factory):
     if request.param == "memory":
         return MemoryRegistry()
     from plinth.models.mlflow import MlflowRegistry
     from plinth.models.mlflow_connection import MlflowConnection
 
+    if request.param == "mlflow-server":
+        server = request.getfixturevalue("mlflow_server")
+        connection = MlflowConnection(server.url, server.user, server.password)
+        return MlflowRegistry(connection, tmp_path_factory.mktemp("fetched"))
     # A space and a percent sign: the path goes through a file URI.
     folder = tmp_path_factory.mktemp("state") / "my state 5%" / "mlflow"
     return MlflowRegistry(MlflowConnection(f"sqlite:///{folder / 'mlflow.db'}"), folder / "artifacts")
+
+
+@pytest.fixture
+def kept(registry, request):
+    """Where a version's model file is kept, with nothing of it elsewhere."""
+
+    def find(version):
+        if "mlflow-server" not in request.node.name:
+            return registry.model_file(version.name, version.version)
+        shutil.rmtree(registry.artifacts)
+        source = registry._client.get_model_version(version.name, version.version).source
+        folder = request.getfixturevalue("mlflow_server").artifacts / source.removeprefix("mlflow-artifacts:/")
+        return folder / MODEL_FILE
+
+    return find
 
 
 @pytest.fixture
@@ -177,9 +198,10 @@ def test_a_pickle_is_refused_and_nothing_is_registered(registry, make, tmp_path)
     assert registry.versions("poisoned") == []
 
 
-def test_a_changed_model_file_is_corrupt_and_a_missing_one_not_found(registry, make):
+def test_a_changed_model_file_is_corrupt_and_a_missing_one_not_found(registry, make, kept):
     version = registry.log_training(make())
-    path = registry.model_file(version.name, "1")
+    registry.model_file(version.name, "1")
+    path = kept(version)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(Corrupt):
         registry.model_file(version.name, "1")

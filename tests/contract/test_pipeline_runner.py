@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from plinth.errors import Conflict, InvalidInput, PlinthError, RefusedByPolicy, Unavailable
 from plinth.pipelines.files import FileRef
@@ -37,7 +38,7 @@ def prefect_url(tmp_path_factory):
         embedded.down(platform)
 
 
-@pytest.fixture(params=["inline", "prefect"])
+@pytest.fixture(params=["inline", "prefect", "prefect-server"])
 def runner(request, tmp_path):
     return make_runner(request, tmp_path, request.param)
 
@@ -46,10 +47,11 @@ def make_runner(request, tmp_path, kind):
     given = {"product": "contract-suite", "state": tmp_path / "product", "cache": tmp_path / "steps", "ports": Ports(7)}
     if kind == "inline":
         return InlineRunner(**given)
-    url = request.getfixturevalue("prefect_url")
-    return PrefectRunner(
-        **given, api_url=url, home=request.getfixturevalue("tmp_path_factory").getbasetemp() / "client"
-    )
+    home = request.getfixturevalue("tmp_path_factory").getbasetemp() / "client"
+    if kind == "prefect":
+        return PrefectRunner(**given, api_url=request.getfixturevalue("prefect_url"), home=home)
+    server = request.getfixturevalue("prefect_server")
+    return PrefectRunner(**given, api_url=server.api, home=home, auth=SecretStr(server.auth))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,13 @@ TEXT = "--- user ---\n{% for word in headings %}{{ word }} > {% endfor %}{{ text
 VARIABLES = ("text", "headings")
 
 
-@pytest.fixture(scope="module", params=["memory", "mlflow"])
+@pytest.fixture(scope="module", params=["memory", "mlflow", "mlflow-server"])
 def registry(request, tmp_path_factory):
     if request.param == "memory":
         return MemoryPrompts()
+    if request.param == "mlflow-server":
+        server = request.getfixturevalue("mlflow_server")
+        return MlflowPrompts(MlflowConnection(server.url, server.user, server.password))
     folder = tmp_path_factory.mktemp("state") / "my state 5%" / "mlflow"
     return MlflowPrompts(MlflowConnection(f"sqlite:///{folder / 'mlflow.db'}"))
 

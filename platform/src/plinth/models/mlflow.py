@@ -256,12 +256,14 @@ class MlflowRegistry:
         target = self.artifacts / digest / MODEL_FILE
         with suppress(NotFound, Corrupt):
             return check_stored(target, digest, where)
-        from mlflow.artifacts import download_artifacts
+        from mlflow.artifacts import download_artifacts, list_artifacts
 
+        server, source = self._connection.store, source.rstrip("/")
+        if MODEL_FILE not in {Path(entry.path).name for entry in list_artifacts(source, tracking_uri=server)}:
+            raise NotFound(f"the model file {MODEL_FILE} is gone", where=where, hint="restore it, or train again")
         self.artifacts.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=self.artifacts) as folder:
-            uri = f"{source.rstrip('/')}/{MODEL_FILE}"
-            path = download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._connection.store)
+            path = download_artifacts(f"{source}/{MODEL_FILE}", dst_path=folder, tracking_uri=server)
             check_stored(Path(path), digest, where)
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
