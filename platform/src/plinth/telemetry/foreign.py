@@ -21,6 +21,7 @@ class Foreign:
         server: The compose service that emits it; `every` for what each target has, `own` for the platform's processes.
         source: Where it is documented, or what was run to see it.
         empty_in_health: As `Metric`.
+        histogram: Whether it is one, with `_bucket`, `_sum` and `_count`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Foreign:
     server: str
     source: str
     empty_in_health: str = ""
+    histogram: bool = False
 
 
 _SCRAPES = "prometheus.io/docs/concepts/jobs_instances"
@@ -67,7 +69,7 @@ NOTIFICATIONS_FAILED = Foreign(
 
 _SEAWEEDFS = "SeaweedFS 4's own /metrics"
 S3_REQUESTS = Foreign("SeaweedFS_s3_request_total", ("bucket", "code", "type"), "seaweedfs", _SEAWEEDFS)
-S3_SECONDS = Foreign("SeaweedFS_s3_request_seconds", ("bucket", "type"), "seaweedfs", _SEAWEEDFS)
+S3_SECONDS = Foreign("SeaweedFS_s3_request_seconds", ("bucket", "type"), "seaweedfs", _SEAWEEDFS, histogram=True)
 S3_DISK = Foreign("SeaweedFS_volumeServer_resource", ("name", "type"), "seaweedfs", _SEAWEEDFS)
 
 _QDRANT = "qdrant.tech/documentation/ops-monitoring/monitoring"
@@ -75,7 +77,6 @@ QDRANT_COLLECTIONS = Foreign("collections_total", (), "qdrant", _QDRANT)
 QDRANT_REQUESTS = Foreign(
     "rest_responses_total", ("method", "endpoint", "status"), "qdrant", _QDRANT
 )  # fmt: skip
-QDRANT_MEMORY = Foreign("memory_resident_bytes", (), "qdrant", _QDRANT)
 
 _COLLECTOR = "opentelemetry.io/docs/collector/internal-telemetry"
 SPANS_SENT = Foreign("otelcol_exporter_sent_spans_total", ("exporter",), "collector", _COLLECTOR)
@@ -102,7 +103,7 @@ GRAFANA_REQUESTS = Foreign(
 FOREIGN = (
     UP, SCRAPE_SECONDS, SCRAPE_SAMPLES, ALERTS, CPU, MEMORY, OPEN_FILES, MAX_FILES, STARTED, HEAD_SERIES, BLOCK_BYTES,
     RULE_FAILURES, RULE_SECONDS, RELOADED, ALERTMANAGERS, NOT_NOTIFIED, HELD_ALERTS, NOTIFICATIONS,
-    NOTIFICATIONS_FAILED, S3_REQUESTS, S3_SECONDS, S3_DISK, QDRANT_COLLECTIONS, QDRANT_REQUESTS, QDRANT_MEMORY,
+    NOTIFICATIONS_FAILED, S3_REQUESTS, S3_SECONDS, S3_DISK, QDRANT_COLLECTIONS, QDRANT_REQUESTS,
     SPANS_SENT, SPANS_NOT_SENT, LINES_SENT, LOKI_LINES, TEMPO_SPANS, GRAFANA_REQUESTS,
 )  # fmt: skip
 

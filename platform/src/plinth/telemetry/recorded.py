@@ -83,12 +83,9 @@ def paths(product: Product) -> str:
 def _of_requests(product: Product, level: ServiceLevel) -> list[Rule]:
     labels = _labels(product, level)
     made: list[Rule] = []
-    for window in WINDOWS[:4]:
+    for window in WINDOWS:
         bad, events = _counted(product, level, window)
         made += [Rule(EVENTS[window], events, labels), Rule(BAD_EVENTS[window], bad, labels)]
-    long = WINDOWS[4]
-    for kept in (EVENTS, BAD_EVENTS):
-        made.append(Rule(kept[long], _mean(kept["5m"], product, level, long), labels))
     for window in WINDOWS:
         bad, events = (_of(kept[window], product, level) for kept in (BAD_EVENTS, EVENTS))
         made.append(Rule(BAD[window], f"{bad} / {events}", labels))
