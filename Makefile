@@ -60,11 +60,12 @@ bench: $(STAMP) ## Measure side by side and write docs/benchmarks.md
 drills: $(STAMP) ## Roll out releases that misbehave, and write docs/evidence/
 	@$(BIN)/python tools/drills.py
 
-up: $(STAMP) ## Start the embedded profile in the background
-	@$(BIN)/plinth up --detach
+up: $(STAMP) ## Start the platform in containers, and wait until it is healthy (plinth up: as processes)
+	@$(BIN)/plinth init compose
+	@$(BIN)/plinth --profile compose up
 
-down: $(STAMP) ## Stop it
-	@$(BIN)/plinth down
+down: $(STAMP) ## Stop the containers; data stays (plinth reset compose removes it)
+	@$(BIN)/plinth --profile compose down
 
 docs: $(STAMP) ## Write the generated pages of docs/
 	@$(BIN)/python tools/docs.py
@@ -72,6 +73,7 @@ docs: $(STAMP) ## Write the generated pages of docs/
 lock: $(STAMP) ## Refresh the hashed requirement files from the pyproject files
 	@UV="$(UV)" $(BIN)/python tools/lock.py
 
-clean: ## Stop what runs, then remove the environment and all state
+clean: ## Stop what runs, then remove the environment and all state, that of the containers too
 	-@test ! -x $(BIN)/plinth || $(BIN)/plinth down
+	-@test ! -x $(BIN)/plinth || test ! -f .env || $(BIN)/plinth reset compose --yes
 	rm -rf $(VENV) .tools .plinth

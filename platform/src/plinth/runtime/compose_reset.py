@@ -35,10 +35,11 @@ def plan(project: Project) -> Removal:
         Unavailable: No engine answers.
     """
     name, state = project.name, project.env.get("PLINTH_STATE")
+    containers = project.containers()
     folder = Path(state) if state and Path(state).is_dir() else None
     if folder is not None:
         check_ours(folder, name, project.home)
-    return Removal(name, len(project.containers()), tuple(project.engine.volumes(name)), folder)
+    return Removal(name, len(containers), tuple(project.engine.volumes(name)), folder)
 
 
 def reset(project: Project, *, remove_env: bool = False) -> Removal:
