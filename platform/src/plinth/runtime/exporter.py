@@ -24,6 +24,7 @@ from plinth.errors import PlinthError
 from plinth.runtime.platform_readings import Files, ledger_readings
 from plinth.runtime.prefect_readings import PrefectReadings
 from plinth.runtime.reading import Source
+from plinth.serving.access import host_names
 from plinth.telemetry import metrics
 from plinth.telemetry.platform import PlatformMetrics
 from plinth.telemetry.prometheus import Reading
@@ -81,7 +82,7 @@ class Exporter:
             )
             return
         self._server.token = settings.scrape_token.get_secret_value()
-        self._server.hosts = LOOPBACK | {settings.host} | set(settings.allowed_hosts)
+        self._server.hosts = LOOPBACK | set(host_names(settings))
         threading.Thread(target=self._server.serve_forever, name="plinth-exporter", daemon=True).start()
 
     def close(self) -> None:
