@@ -72,7 +72,7 @@ def _handle(args: argparse.Namespace) -> int:
     from plinth.cli.output import Output
     from plinth.errors import PlinthError
 
-    out = Output(json_mode=args.json)
+    out = Output(json_mode=args.json, profile=args.profile)
     try:
         code = int(args.handler(args, out) or 0)
         sys.stdout.flush()  # here, where a reader that went away is no failure

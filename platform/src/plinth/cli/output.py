@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Renders for people or, with `--json`, for machines."""
+    """Renders for people or, with `--json`, for machines.
 
-    def __init__(self, *, json_mode: bool = False) -> None:
+    Args:
+        json_mode: For machines.
+        profile: The profile that the command line named: next steps are meant for it as well.
+    """
+
+    def __init__(self, *, json_mode: bool = False, profile: str | None = None) -> None:
         self.json_mode = json_mode
+        self.profile = profile
 
     @property
     def console(self) -> Console:
@@ -59,18 +65,29 @@ class Output:
 
     def note(self, line: str) -> None:
         """A remark beside the answer, on standard error."""
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(self._meant(line) + "\n")
 
     def error(self, error: PlinthError) -> None:
         """An error, once: as JSON on standard output in JSON mode, as text on standard error otherwise."""
         if self.json_mode:
-            self.data({"error": error.as_dict()})
+            self.data({"error": {**error.as_dict(), "next": self._meant(error.hint)}})
             return
         sys.stderr.write(f"error: {error.what}\n")
         if error.where:
             sys.stderr.write(f"  where: {error.where}\n")
         if error.hint:
-            sys.stderr.write(f"  next:  {error.hint}\n")
+            sys.stderr.write(f"  next:  {self._meant(error.hint)}\n")
+
+    def _meant(self, text: str) -> str:
+        """The commands in a next step, for the profile that this command was for: `plinth up` is another one's."""
+        if self.profile != "compose":
+            return text
+        import re
+
+        from plinth.cli.overview import COMMANDS
+
+        words = "|".join(word for word in COMMANDS if word not in {"init", "reset"})
+        return re.sub(rf"\bplinth (?=(?:{words})\b)", "plinth --profile compose ", text)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:

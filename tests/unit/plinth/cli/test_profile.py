@@ -65,6 +65,18 @@ def test_without_env_every_command_says_what_writes_it(workspace, capsys):
     assert "plinth init compose" in err
 
 
+def test_next_steps_are_meant_for_the_profile_that_was_named(capsys):
+    from plinth.cli.output import Output
+    from plinth.errors import Unavailable
+
+    error = Unavailable("no", hint="`plinth up`; plinth status; or plinth init compose")
+    Output(profile="compose").error(error)
+    said = "`plinth --profile compose up`; plinth --profile compose status; or plinth init compose"
+    assert said in capsys.readouterr().err
+    Output().error(error)
+    assert "`plinth up`; plinth status" in capsys.readouterr().err
+
+
 def test_init_tells_names_and_places_and_no_secret(workspace, capsys):
     code, out, err = run(capsys, "init", "compose", "--with", "observability,llm")
     assert code == 0
