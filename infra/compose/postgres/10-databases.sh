@@ -1,5 +1,6 @@
 #!/bin/sh
 # Runs once, on an empty volume: a role and a database of its own for each part, which no other role may connect to.
+# UTF-8 by PostgreSQL's own rules, whatever the image's locale is: no index breaks when the C library's rules change.
 set -eu
 for name in LEDGER MLFLOW PREFECT FEAST; do
     export ROLE="$(echo $name | tr '[:upper:]' '[:lower:]')"
@@ -9,7 +10,8 @@ for name in LEDGER MLFLOW PREFECT FEAST; do
 \getenv role ROLE
 \getenv password ROLE_PASSWORD
 CREATE ROLE :"role" LOGIN PASSWORD :'password';
-CREATE DATABASE :"role" OWNER :"role";
+CREATE DATABASE :"role" OWNER :"role" TEMPLATE template0
+    ENCODING 'UTF8' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8';
 REVOKE ALL ON DATABASE :"role" FROM PUBLIC;
 SQL
 done
