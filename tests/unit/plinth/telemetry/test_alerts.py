@@ -145,11 +145,11 @@ def test_every_alert_says_what_where_and_what_to_do_and_its_runbook_exists():
 
 
 def test_commands_that_alerts_name_exist():
-    from plinth.cli.overview import COMMANDS as words
+    from plinth.cli.overview import COMMANDS
 
     for alert in rules.every(PRODUCTS):
         for command in re.findall(r"`plinth ([a-z]+)", alert.description):
-            assert command in words, (alert.name, command)
+            assert command in COMMANDS, (alert.name, command)
 
 
 def test_a_levels_alerts_stand_for_the_same_share_of_its_budget_whatever_its_window():

@@ -72,7 +72,7 @@ def _processes() -> Row:
             ),
             Panel(
                 "Cores",
-                "Cores in use.",
+                "Cores in use. At a container's limit everything in it slows down.",
                 units.CORES,
                 (Query(rate(foreign.CPU, INTERVAL, **WHICH), "{{job}}"),),
                 width=6,
@@ -113,7 +113,7 @@ def _controller() -> Row:
             ),
             Panel(
                 "Duration of a look",
-                "p95, and the mean.",
+                "p95, and the mean. Beyond its interval, rollouts are looked at late.",
                 units.SECONDS,
                 (
                     Query(quantile(0.95, metrics.CONTROLLER_TICK_SECONDS), "p95"),

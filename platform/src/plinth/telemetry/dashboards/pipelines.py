@@ -29,7 +29,13 @@ def _now() -> Row:
     return Row(
         "Now",
         (
-            stat("At work", "Runs at work.", units.COUNT, f"sum({series(metrics.PIPELINE_RUNNING, **WHICH)})", width=6),
+            stat(
+                "At work",
+                "Runs at work now, of all pipelines.",
+                units.COUNT,
+                f"sum({series(metrics.PIPELINE_RUNNING, **WHICH)})",
+                width=6,
+            ),
             stat(
                 "Waiting",
                 "Runs that are due and wait. With none at work the worker is down.",

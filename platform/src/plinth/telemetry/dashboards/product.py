@@ -311,12 +311,14 @@ def _health(product: Product) -> Row:
                 runbook="logs",
             ),
             Panel(
-                "Traces handed over",
-                "Spans handed to the collector a second, and those that could not be.",
+                "Handed to the collector",
+                "Spans and log lines a second, and those that could not be handed over: those are lost.",
                 units.PER_SECOND,
                 (
-                    Query(rate(metrics.TRACES_EXPORTED, INTERVAL, product=name), "exported"),
-                    Query(rate(metrics.TRACES_FAILED, INTERVAL, product=name), "failed"),
+                    Query(rate(metrics.TRACES_EXPORTED, INTERVAL, product=name), "spans"),
+                    Query(rate(metrics.TRACES_FAILED, INTERVAL, product=name), "spans lost"),
+                    Query(rate(metrics.LINES_SHIPPED, INTERVAL, product=name), "lines"),
+                    Query(rate(metrics.LINES_DROPPED, INTERVAL, product=name), "lines lost"),
                 ),
                 height=6,
                 runbook="services",
