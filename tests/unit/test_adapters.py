@@ -41,6 +41,7 @@ ELSEWHERE = {
     "models/mlflow_connection.py": {"mlflow"},  # its client and its errors, for all that keep something there
     "models/mlflow_evaluation.py": {"mlflow"},  # its evaluations, beside its registry
     "models/onnx.py": {"lightgbm", "onnxmltools", "onnxruntime"},  # from the one, by the other, checked by the third
+    "runtime/backup/qdrant.py": {"httpx"},  # snapshots go over plain HTTP, streamed
     "pipelines/prefect_client.py": {"httpx", "prefect"},  # the client that Prefect's own is made of, and its errors
     "retrieval/bm25.py": {"qdrant_edge"},  # the engine's own encoder, for both stores
     "retrieval/minilm.py": {"safetensors"},  # the weights it is made of

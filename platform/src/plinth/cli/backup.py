@@ -25,9 +25,6 @@ def register(groups: Groups) -> None:
         "folder", nargs="?", help="a folder that does not exist yet (default: by the time, in the state)"
     )
     command.add_argument("--verify", action="store_true", help="take none: check the digests of the one that is there")
-    command.add_argument(
-        "--file", action="append", default=[], metavar="YAML", help="a further compose file of the stack"
-    )
     command = groups.command(
         "restore",
         restore,
@@ -36,9 +33,6 @@ def register(groups: Groups) -> None:
     )
     command.add_argument("folder", help="a folder that `plinth backup` has written")
     command.add_argument("--yes", action="store_true", help="do not ask")
-    command.add_argument(
-        "--file", action="append", default=[], metavar="YAML", help="a further compose file of the stack"
-    )
 
 
 def backup(args: Namespace, out: Output) -> None:
@@ -59,7 +53,7 @@ def backup(args: Namespace, out: Output) -> None:
         out.text(f"whole: {len(found.parts)} parts, {found.size:,} bytes, made at {found.made_at}")
         return
     platform = Platform.from_settings()
-    stack = _stack(platform, args)
+    stack = _stack(platform)
     parts = run.parts_of(platform, stack)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     folder = Path(args.folder).absolute() if args.folder else platform.settings.state_dir / "backups" / stamp
@@ -69,7 +63,7 @@ def backup(args: Namespace, out: Output) -> None:
             platform,
             folder,
             parts,
-            project=_project(platform),
+            project=stack.project.name,
             on_progress=lambda name: progress.update(task, description=f"backing up {name}", advance=1),
         )
     out.data(manifest.as_dict(folder, made))
@@ -91,14 +85,14 @@ def restore(args: Namespace, out: Output) -> None:
 
     folder = Path(args.folder).absolute()
     platform = Platform.from_settings()
-    stack = _stack(platform, args)
+    stack = _stack(platform)
     parts = run.parts_of(platform, stack)
     found = manifest.read(folder)
     if not args.yes:
         if args.json or not sys.stdin.isatty():
             raise InvalidInput("a restore replaces everything, and nobody can be asked here", hint="give --yes")
-        out.note(f"everything that project {_project(platform)} holds is replaced by what it held at {found.made_at}")
-        if input("type the project's name to go on: ").strip() != _project(platform):
+        out.note(f"everything that project {stack.project.name} holds is replaced by what it held at {found.made_at}")
+        if input("type the project's name to go on: ").strip() != stack.project.name:
             raise InvalidInput("that is not the project's name", hint="nothing was changed")
     with out.progress() as progress:
         task = progress.add_task("restoring", total=len(parts) + 4)
@@ -113,14 +107,8 @@ def restore(args: Namespace, out: Output) -> None:
     out.text(f"restored what {found.project} held at {found.made_at}; check it with: plinth --profile compose fsck")
 
 
-def _stack(platform: Platform, args: Namespace) -> Stack:
+def _stack(platform: Platform) -> Stack:
     from plinth.runtime.backup.stack import Stack
+    from plinth.runtime.compose import Project
 
-    return Stack(platform.settings.home, args.file)
-
-
-def _project(platform: Platform) -> str:
-    from dotenv import dotenv_values
-
-    values = dotenv_values(platform.settings.home / ".env")
-    return values.get("COMPOSE_PROJECT_NAME") or platform.settings.home.name
+    return Stack(Project(platform.settings.home))

@@ -55,6 +55,8 @@ COMMANDS = {
         "controller",
         "Move rollouts on, in the foreground: judge them, carry decisions out. `plinth up` runs one already.",
     ),
+    "backup": ("backup", "Write what the servers of the compose profile hold into a folder, with digests."),
+    "restore": ("backup", "Put a backup back, in place of what the servers hold now."),
     "fsck": ("fsck", "Check every invariant across ledger, artefacts, registry, features, services and logs."),
     "gc": (
         "fsck",

@@ -107,14 +107,14 @@ class Project:
                 that a broken or stale file does not keep anybody from stopping what runs.
         """
         # 2, and not sys.stderr: in a test there is no file behind that one.
-        command = self._command(*words, file=file)
+        command = self.command(*words, file=file)
         return subprocess.run(command, stdout=2, stderr=2, cwd=self.home if file else "/", check=False,
                               env=_environment(file)).returncode  # fmt: skip
 
     def _read(self, *words: str) -> str:
         try:
             done = subprocess.run(
-                self._command(*words), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False,
+                self.command(*words), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False,
                 env=_environment(True), cwd=self.home,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
@@ -127,7 +127,12 @@ class Project:
             )
         return done.stdout
 
-    def _command(self, *words: str, file: bool = True) -> list[str]:
+    def command(self, *words: str, file: bool = True) -> list[str]:
+        """The command line of `docker compose ...` for this project.
+
+        Raises:
+            Unavailable: `docker` is not there.
+        """
         docker = shutil.which("docker")
         if docker is None:
             raise Unavailable(

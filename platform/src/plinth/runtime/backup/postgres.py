@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plinth.errors import Unavailable
@@ -18,14 +18,14 @@ class PostgresPart:
     """The databases of the platform, one file each, in PostgreSQL's custom format.
 
     Args:
-        compose: The command line of `docker compose` for this project.
+        inside: Gives the command line that runs a command in the container of a service.
         databases: Which.
     """
 
     name = "postgres"
 
-    def __init__(self, compose: Sequence[str], databases: Sequence[str] = DATABASES) -> None:
-        self._compose = compose
+    def __init__(self, inside: Callable[..., Sequence[str]], databases: Sequence[str] = DATABASES) -> None:
+        self._inside = inside
         self._databases = databases
 
     def dump(self, folder: Path) -> int:
@@ -54,7 +54,7 @@ class PostgresPart:
     def _run(self, *command: str, stdout: object, stdin: object = subprocess.DEVNULL) -> None:
         try:
             done = subprocess.run(  # type: ignore[call-overload]
-                [*self._compose, "exec", "-T", "postgres", *command],
+                self._inside("postgres", *command),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=subprocess.PIPE,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import plinth
 from plinth.core.failpoints import failpoint
@@ -24,7 +25,12 @@ from plinth.runtime.backup.port import Part
 from plinth.runtime.backup.stack import Stack
 from plinth.wiring import Platform
 
+if TYPE_CHECKING:
+    from plinth.ledger.obstore import Objects
+    from plinth.settings import Settings
+
 Progress = Callable[[str], None]
+BUCKETS = ("plinth", "mlflow")
 
 
 def parts_of(platform: Platform, stack: Stack) -> list[Part]:
@@ -34,7 +40,7 @@ def parts_of(platform: Platform, stack: Stack) -> list[Part]:
         InvalidInput: The profile keeps its state in files; a copy of the state folder is its backup.
     """
     from plinth.runtime.backup.folder import StatePart
-    from plinth.runtime.backup.obstore import ObjectsPart
+    from plinth.runtime.backup.objects import ObjectsPart
     from plinth.runtime.backup.postgres import PostgresPart
     from plinth.runtime.backup.qdrant import QdrantPart
     from plinth.runtime.backup.redis import ValkeyPart
@@ -47,8 +53,8 @@ def parts_of(platform: Platform, stack: Stack) -> list[Part]:
             hint="stop it (`plinth down`) and copy that folder; for containers: plinth --profile compose backup",
         )
     parts: list[Part] = [
-        PostgresPart(stack.command),
-        ObjectsPart(lambda bucket: _bucket(platform, bucket)),
+        PostgresPart(stack.exec),
+        ObjectsPart({bucket: _bucket(settings, bucket) for bucket in BUCKETS}),
         ValkeyPart(settings.online_store.get_secret_value()),
     ]
     if settings.vector_store == "qdrant":
@@ -56,19 +62,10 @@ def parts_of(platform: Platform, stack: Stack) -> list[Part]:
     return [*parts, StatePart(settings.state_dir)]
 
 
-def _bucket(platform: Platform, bucket: str) -> object:
-    from obstore.store import S3Store
+def _bucket(settings: Settings, name: str) -> Objects:
+    from plinth.ledger.obstore import Objects
 
-    settings = platform.settings
-    return S3Store(
-        bucket,
-        endpoint=settings.object_endpoint,
-        access_key_id=settings.object_key,
-        secret_access_key=settings.object_secret.get_secret_value(),
-        region="us-east-1",
-        virtual_hosted_style_request=False,
-        client_options={"allow_http": True, "timeout": "120s", "connect_timeout": "5s"},
-    )
+    return Objects(f"s3://{name}", settings.object_endpoint, settings.object_key, settings.object_secret)
 
 
 def back_up(
