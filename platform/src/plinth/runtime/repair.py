@@ -185,7 +185,9 @@ class Repairs:
 
 
 def registry_gone(platform: Platform) -> bool:
-    """Whether the model registry's database is not there, although something was released."""
+    """Whether the model registry's database is not there, although something was released. A server says it itself."""
+    if platform.settings.mlflow_server:
+        return False
     return not Path(platform.settings.mlflow_store.removeprefix("sqlite:///")).is_file()
 
 
