@@ -8,7 +8,7 @@ TOOLS = (
     "alembic", "bentoml", "duckdb", "feast", "httpx", "lightgbm", "matplotlib", "mlflow", "onnx", "onnxmltools",
     "obstore", "onnxruntime", "open_data_contract_standard", "opentelemetry", "pandas", "prefect", "prometheus_client",
     "psycopg", "pyarrow", "sqlalchemy", "supervisor", "uvicorn", "fastembed", "openai", "safetensors", "tokenizers",
-    "jinja2", "jwt", "qdrant_client", "qdrant_edge",
+    "grafana_client", "grafana_foundation_sdk", "jinja2", "jwt", "niquests", "qdrant_client", "qdrant_edge",
     "detect_secrets", "docker", "docx", "httpcore", "markdown_it", "phonenumbers", "pypdfium2", "stdnum", "trafilatura",
 )  # fmt: skip
 ELSEWHERE = {
@@ -53,6 +53,8 @@ ELSEWHERE = {
     "serving/tokens.py": {"jwt"},  # PyJWT, by what is made with it
     "telemetry/otlp.py": {"opentelemetry"},  # its protocol
     "telemetry/platform.py": {"prometheus_client"},  # the controller's page, beside the services' in prometheus.py
+    "telemetry/dashboards/grafana.py": {"grafana_foundation_sdk"},  # the tool's short name
+    "telemetry/dashboards/push.py": {"grafana_client", "niquests"},  # what it does; niquests raises its errors
     "telemetry/prometheus.py": {"prometheus_client"},  # the tool's short name
     "telemetry/traces.py": {"opentelemetry"},  # what OpenTelemetry is here for
 }
