@@ -1,0 +1,231 @@
+"""A stack of containers of its own for a test run: a copy of the workspace, other names, other ports, own volumes."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TESTBED = ROOT.parent / "shared" / "testbed"
+OVERRIDE = "tests/compose/testbed.yaml"
+DOCKERFILE = ROOT / "infra" / "images" / "Dockerfile"
+KINDS = {
+    "python": "python",
+    "postgres": "postgres",
+    "valkey/valkey": "valkey",
+    "chrislusf/seaweedfs": "seaweedfs",
+    "prom/prometheus": "prometheus",
+    "prom/alertmanager": "alertmanager",
+}
+"""Repositories that the testbed has a stand-in of."""
+OWN = ("flight-delays", "docs-assistant", "pipelines", "controller", "mlflow", "prefect")
+TAG = "test"
+PORTS = range(1024, 32768)
+
+
+def on_testbed():
+    """Whether images come from the testbed beside the repository instead of a registry."""
+    return (TESTBED / "base-images").is_file()
+
+
+def say(text):
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def engine():
+    """Why there is no Docker engine with Compose; "" when there is one. The testbed's is started if none answers."""
+    if not _answers() and (script := TESTBED / "docker-engine").is_file():
+        say("starting the testbed's Docker engine ...")
+        done = subprocess.run(["bash", script], capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            return f"the testbed's engine does not start: {done.stderr.strip()[-300:]}"
+    if not _answers():
+        return "no Docker engine answers"
+    done = subprocess.run(["docker", "compose", "version"], capture_output=True)
+    return "" if done.returncode == 0 else "docker has no compose"
+
+
+def _answers():
+    if shutil.which("docker") is None:
+        return False
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
+    return False
+
+
+def base_image():
+    """What the Dockerfile starts from."""
+    return re.search(r"^ARG BASE=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)[1]
+
+
+def local(image):
+    return subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0
+
+
+def stand_ins(images):
+    """Build the testbed's stand-ins for those of the images that are not here. Gives those that cannot be had."""
+    missing = [image for image in images if not local(image)]
+    specs = [f"{kind}={image}" for image in missing if (kind := KINDS.get(image.rpartition(":")[0]))]
+    if specs:
+        say(f"building stand-ins: {' '.join(specs)} ...")
+        # One call: a base that several of them need is then built once.
+        subprocess.run(["bash", TESTBED / "base-images", *specs], stdout=2, check=True, timeout=1200)
+    return [image for image in missing if image.rpartition(":")[0] not in KINDS]
+
+
+@dataclass
+class Stack:
+    """A compose project of a copy of the workspace.
+
+    Attributes:
+        project: Its name.
+        home: The copy.
+        offset: Added to every port.
+        seen: What tests leave for later ones.
+    """
+
+    project: str
+    home: Path
+    offset: int
+    seen: dict = field(default_factory=dict)
+
+    @cached_property
+    def env(self):
+        """What `.env` says, `${NAME}` put in."""
+        from plinth.core.environment import read_env
+
+        return read_env(self.home / ".env")
+
+    @property
+    def state(self):
+        return Path(self.env["PLINTH_STATE"])
+
+    @cached_property
+    def environ(self):
+        """The environment of commands: nobody else's settings."""
+        return {k: v for k, v in os.environ.items() if not k.startswith(("PLINTH_", "COMPOSE_", "PREFECT_", "MLFLOW_"))}
+
+    def prepare(self, *, profiles=()):
+        """Copy the workspace and write its `.env`."""
+        _copy(self.home)
+        words = ["--project", self.project, "--port-offset", str(self.offset)]
+        words += [word for name in profiles for word in ("--with", name)]
+        done = subprocess.run(
+            [_plinth(), "init", "compose", *words], cwd=self.home, env=self.environ, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = [f"PLINTH_TAG={TAG}"]
+        text = (self.home / ".env").read_text()
+        if on_testbed() and not local(self.image("qdrant")):
+            lines.append(f"COMPOSE_FILE=compose.yaml:{OVERRIDE}")
+            text = text.replace("PLINTH_VECTOR_STORE=qdrant", "PLINTH_VECTOR_STORE=edge")
+        (self.home / ".env").write_text("\n".join([*lines, text]))
+        return self
+
+    def image(self, service):
+        """What compose.yaml pins for a service, without anything laid over it."""
+        return self.config("--profile", "*", files=["compose.yaml"])["services"][service]["image"]
+
+    def config(self, *words, files=()):
+        chosen = [word for name in files for word in ("--file", name)]
+        done = self.compose(*chosen, *words, "config", "--format", "json")
+        return json.loads(done.stdout)
+
+    def compose(self, *words, check=True, timeout=900):
+        """`docker compose ...` of this project."""
+        done = subprocess.run(
+            ["docker", "compose", *words], cwd=self.home, env=self.environ, capture_output=True, text=True,
+            timeout=timeout,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(
+                f"docker compose {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+            )
+        return done
+
+    def plinth(self, *words, env=None, timeout=900):
+        """`plinth --profile compose ...` on this machine, against the containers."""
+        return subprocess.run(
+            [_plinth(), "--profile", "compose", *words], cwd=self.home, env={**self.environ, **(env or {})},
+            capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    def build(self, *services):
+        """Build our own images; what did not change comes from the engine's cache."""
+        say("building images of our own ...")
+        subprocess.run(
+            ["docker", "compose", "build", *services],
+            cwd=self.home,
+            env=self.environ,
+            stdout=2,
+            check=True,
+            timeout=3600,
+        )
+
+    def up(self):
+        say(f"starting the stack {self.project} ...")
+        done = self.compose("up", "--detach", "--wait", check=False)
+        if done.returncode:
+            told = self.compose("logs", "--no-color", "--tail", "25", check=False).stdout
+            raise AssertionError(f"the stack does not start:\n{done.stderr[-2000:]}\n{told[-8000:]}")
+
+    def down(self):
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "10", check=False)
+
+    def another(self, home, *, offset):
+        """A second stack beside this one, not started."""
+        return Stack(f"{self.project}-{offset}", home, free_offset(self.offset + offset)).prepare()
+
+    def containers(self):
+        """`docker inspect` of every container, by its service."""
+        ids = self.compose("ps", "--all", "--quiet").stdout.split()
+        done = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True)
+        return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in json.loads(done.stdout)}
+
+    def url(self, port, path=""):
+        return f"http://127.0.0.1:{self.env[port]}{path}"
+
+
+def _plinth():
+    return str(Path(sys.executable).parent / "plinth")
+
+
+def _copy(home):
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (name.startswith("tests/") and name != OVERRIDE) or not (ROOT / name).is_file():
+            continue
+        target = home / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+
+
+def free_offset(start=3000):
+    """The first offset from `start` on that leaves every port of the profile free."""
+    from plinth.runtime.compose_env import PORTS as DEFAULTS
+
+    for offset in range(start, 20000, 97):
+        wanted = [port + offset for port in DEFAULTS.values()]
+        if max(wanted) < PORTS.stop and all(map(_free, wanted)):
+            return offset
+    raise RuntimeError("no offset leaves every port free")
+
+
+def _free(port):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
