@@ -1,0 +1,41 @@
+"""The telemetry contract on the whole stack, after the parity suite has made traffic (tests/telemetry_contract.py)."""
+
+import time
+
+import pytest
+
+import telemetry_contract as contract
+
+UNMADE = {}
+"""Why a metric is not there although its job is; nothing."""
+
+
+@pytest.fixture(scope="module")
+def prometheus(stack):
+    """Address of the stack's Prometheus, once it has looked at everything a few times."""
+    url = stack.url("PROMETHEUS_PORT")
+    assert contract.settled(url, "plinth_controller_leads == 1", 90)
+    assert contract.settled(url, "plinth_prefect_up == 1", 90)
+    return url
+
+
+def test_every_target_of_the_core_is_up(prometheus, stack):
+    server = contract.Server(prometheus)
+    end = time.monotonic() + 60
+    while True:
+        down = sorted(sample["metric"]["job"] for sample in server.query("up == 0"))
+        if not down or time.monotonic() > end:
+            break
+        time.sleep(2)
+    assert not down
+    assert server.jobs() >= {"flight-delays", "docs-assistant", "controller", "prometheus", "alertmanager", "seaweedfs"}
+
+
+def test_every_query_of_every_panel_alert_and_rule_is_answered(prometheus, stack):
+    failures = contract.unanswered(prometheus, infra=stack.home / "infra", unmade=UNMADE)
+    assert not failures, "\n" + "\n".join(failures)
+
+
+def test_alertmanager_hears_of_alerts(prometheus):
+    found = contract.Server(prometheus).query("prometheus_notifications_alertmanagers_discovered")
+    assert [sample["value"][1] for sample in found] == ["1"]
