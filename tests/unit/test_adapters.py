@@ -49,6 +49,8 @@ ELSEWHERE = {
     "retrieval/qdrant.py": {"qdrant_client"},  # the server's client, by the server's name
     "runtime/fsck.py": {"pyarrow"},  # opens the logs to see that they open
     "runtime/prefect_server.py": {"sqlalchemy"},  # gives back what its database says is taken
+    "runtime/log_archive.py": {"duckdb", "pyarrow"},  # its errors, and an archived file's number of rows
+    "runtime/log_merge.py": {"duckdb"},  # sorts more rows than fit into memory
     "runtime/mlflow.py": {"uvicorn", "sqlalchemy"},  # serves MLflow's application in one process, on an upgraded store
     "serving/tokens.py": {"jwt"},  # PyJWT, by what is made with it
     "telemetry/otlp.py": {"opentelemetry"},  # its protocol

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     object_endpoint: str = Field("", description="Address of the S3 server, such as http://127.0.0.1:8333.")
     object_key: str = Field("", description="Its access key.")
     object_secret: SecretStr = Field(SecretStr(""), description="Its secret key.")
+    log_days: int = Field(
+        0, ge=0, description="Days that archived hours of inference and answer logs stay here; 0 keeps them all."
+    )
     online_store: SecretStr = Field(
         SecretStr(""), description="Valkey of the online features, redis://:password@host:6379/0; empty is SQLite."
     )

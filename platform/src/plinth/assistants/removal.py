@@ -32,6 +32,7 @@ from plinth.assistants.records import (
     write_json,
 )
 from plinth.assistants.tombstones import bury, deleted_tenants
+from plinth.core import log_files
 from plinth.core.corpus import PROBE_TENANT, SHARED_TENANT
 from plinth.errors import InvalidInput, NotFound, PlinthError, RefusedByPolicy
 from plinth.ledger.store import Ledger
@@ -40,6 +41,8 @@ from plinth.retrieval.port import VectorStore
 log = logging.getLogger(__name__)
 
 EVENT = "tenant-deletion-proven"
+PATIENCE_SECONDS = 60.0
+"""For whoever merges or archives the answer log at this moment."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def remove_tenant(
     *,
     replace: Callable[[], None],
     flush: Callable[[], None] = lambda: None,
+    archived: Callable[[], int] = lambda: 0,
     caches: Sequence[Path] = (),
     actor: str,
 ) -> Removed:
@@ -91,6 +95,7 @@ def remove_tenant(
         tenant: Whose documents go.
         replace: Makes and promotes a release without the tenant, where the serving one has it. Called at most once.
         flush: Makes a running service write the answers that it holds in memory: they are taken out with the others.
+        archived: Takes the tenant's rows out of answers that are kept elsewhere; returns how many.
         caches: Folders outside the state folder that may hold its texts: files that do are deleted.
         actor: Who deletes.
 
@@ -123,7 +128,8 @@ def remove_tenant(
         builds = _scrub_builds(store, state, tenant)
         shutil.rmtree(state / "cache" / "vectors", ignore_errors=True)
     flush()
-    answers = _scrub_answers(state, tenant)
+    with log_files.alone_with(state / "answers", wait=PATIENCE_SECONDS):  # who merges holds rows of what he replaces
+        answers = max(archived(), _scrub_answers(state, tenant))
     _scrub_caches(canaries, (state / "runs", *caches))
     found = canaries.search([path for path in (state, *caches) if path.is_dir()])
     removed = Removed(tenant, builds, answers, found.files, found.size, len(canaries.sure), found.findings)
@@ -235,10 +241,13 @@ def _scrub_record(state: Path, record: BuildRecord, tenant: str) -> None:
 
 
 def _scrub_answers(state: Path, tenant: str) -> int:
-    """Take the tenant's rows out of the answer log."""
-    return sum(
-        drop_rows(path, "tenant", tenant) for path in sorted((state / "answers").rglob("*.parquet")) if path.is_file()
-    )
+    """Take the tenant's rows out of the answer log, and out of what a killed merge left of it. Returns how many."""
+    folder = state / "answers"
+    for path in folder.rglob(".hour-*.writing"):
+        path.unlink(missing_ok=True)
+    files = [path for path in sorted(folder.rglob("*.parquet")) if path.is_file()]
+    rows = {path: drop_rows(path, "tenant", tenant) for path in files}
+    return sum(rows[path] for path in log_files.current(files))
 
 
 def _scrub_caches(canaries: Canaries, folders: Sequence[Path]) -> None:

@@ -74,6 +74,7 @@ def delete(args: Namespace, out: Output) -> None:
     """Handler."""
     from plinth.assistants.removal import remove_tenant
     from plinth.errors import InvalidInput
+    from plinth.runtime.log_archive import drop_answers
     from plinth.wiring import Platform
 
     platform = Platform.from_settings()
@@ -90,6 +91,7 @@ def delete(args: Namespace, out: Output) -> None:
         args.name,
         replace=lambda: _serve_without(platform, args.product, args.name),
         flush=lambda: _flush(platform, args.product),
+        archived=lambda: drop_answers(platform, args.product, args.name),
         caches=(platform.settings.state_dir / "cache" / "steps", platform.settings.state_dir / "logs"),
         actor=platform.actor,
     )

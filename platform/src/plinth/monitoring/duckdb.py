@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plinth.core.log_files import current
 from plinth.errors import InvalidInput, MissingExtra, NotFound, Unavailable
 from plinth.monitoring.grid import Matrix
 from plinth.monitoring.labels import Labelled, LogHealth
@@ -151,8 +152,8 @@ def _quoted(name: str) -> str:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Finished files: the writer keeps the others under hidden names."""
-    return sorted(path for path in folder.glob("**/*.parquet") if not path.name.startswith("."))
+    """Finished files, without those that were merged: the writer keeps the others under hidden names."""
+    return current(path for path in folder.glob("**/*.parquet") if not path.name.startswith("."))
 
 
 def _may_hold(path: Path, start: datetime, end: datetime) -> bool:

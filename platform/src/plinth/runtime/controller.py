@@ -28,6 +28,7 @@ from plinth.rollouts.projection import INDEX, LEASE, PROMPT, Alias, Projector, p
 from plinth.rollouts.targets import index_alias
 from plinth.runtime.evidence import Collector
 from plinth.runtime.exporter import Exporter
+from plinth.runtime.log_watch import LogWatch
 from plinth.runtime.services import CONTROLLER_READY
 from plinth.telemetry import logs
 from plinth.wiring import Platform
@@ -165,6 +166,7 @@ def run(
     exporter.start()
     try:
         with _until_signalled(stop):
+            LogWatch(platform, controller.leads).start(stop)
             return _Loop(controller, stop, interval, on_ready, FreshnessWatch(platform), exporter.metrics.tick).run()
     finally:
         exporter.close()

@@ -23,7 +23,7 @@ from plinth.ledger.port import Artifacts
 from plinth.ledger.store import Ledger
 from plinth.rollouts import agreement
 from plinth.rollouts.agreement import check_registry, check_services
-from plinth.runtime import assistant_check
+from plinth.runtime import assistant_check, log_archive
 from plinth.runtime.assistant_check import check_assistants
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ INVARIANTS: dict[str, str] = {
     **assistant_check.HOLDS,
     **agreement.SERVICE_HOLDS,
     **LOG_HOLDS,
+    **log_archive.HOLDS,
 }
 """Every invariant by name, and what it says."""
 
@@ -112,6 +113,7 @@ def check(
     part(lambda: _services(platform, ledger, products))
     if thorough:
         part(lambda: check_logs(folders, on_progress=tell))
+    part(lambda: log_archive.check_archive(platform, thorough=thorough), repairs.archive if repairs else None)
     if not repair:
         ledger.close()
     return found

@@ -180,6 +180,18 @@ class Repairs:
                 )
         return done
 
+    # Logs -------------------------------------------------------------------------------------------------------
+
+    def archive(self) -> list[Finding]:
+        """Archive hours of the logs again that the bucket lost."""
+        from plinth.runtime.log_archive import repair_archive
+
+        done = repair_archive(self._platform)
+        for finding in done:
+            if finding.level == "repaired":
+                self._audit("fsck.archive", finding.subject, {"what": finding.what})
+        return done
+
     def _audit(self, action: str, subject: str, payload: dict[str, object]) -> None:
         self._platform.ledger.append_audit(self._platform.actor, action, subject, payload)
 

@@ -6,6 +6,8 @@ feature's own name, `score` (float64), `flags` (list of strings), `latency_ms` (
 
 Any other log (`ParquetRows`) says itself what its columns and partitions are.
 
+Hours that are over are merged into `hour-*.parquet` (plinth.core.log_files).
+
 The request log: `generation=<n>/part-<time>-<pid>-<n>.parquet`, by the route's generation. Columns: those of
 `requests.RequestRecord`, `at` as timestamp[us, UTC], `entity_ids` and `scores` as lists.
 """
@@ -21,6 +23,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from plinth.core.log_files import current
 from plinth.errors import InvalidInput, MissingExtra
 from plinth.serving.inference_log import Entry
 from plinth.serving.requests import RequestRecord
@@ -218,7 +221,8 @@ def find_rows(folder: Path, column: str, value: str) -> Iterator[dict[str, Any]]
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
         raise MissingExtra("pyarrow", "serving") from None
-    for path in sorted(folder.glob("*/part-*.parquet"), key=lambda path: path.name, reverse=True):
+    finished = (path for path in folder.glob("*/*.parquet") if not path.name.startswith("."))
+    for path in sorted(current(finished), key=lambda path: path.name, reverse=True):
         try:
             table = pq.read_table(path, partitioning=None, filters=[(column, "=", value)])
         except (pa.ArrowException, OSError):

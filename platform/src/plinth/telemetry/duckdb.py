@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from plinth.core.evidence import ARMS, LATENCY_BOUNDS, SCORE_BINS, SCORE_BOUNDS, Arm, Cell, Outcomes
+from plinth.core.log_files import current_names, hour_of, is_merged, replaced_by
 from plinth.errors import MissingExtra, Unavailable
 
 SETTLED_NS = 100_000_000
@@ -152,9 +153,12 @@ class RequestLog:
                 if identity is None:
                     yield None
                     return
+                if held is not None and not held.update():
+                    self._held.pop(product).close()
+                    held = None
                 if held is None:
                     held = self._held[product] = _Held(folder, generation, identity)
-                held.update()
+                    held.update()
                 yield held
             except (duckdb.Error, OSError) as error:
                 if product in self._held:  # what it holds may be half of something
@@ -190,18 +194,21 @@ class _Held:
     def close(self) -> None:
         self._connection.close()
 
-    def update(self) -> None:
-        """Read the files that came since the last time.
+    def update(self) -> bool:
+        """Read the files that came since the last time. Returns False when they must all be read anew.
 
         Raises:
             Unavailable: There are files, and none of them can be read.
         """
         changed = self._folder.stat().st_mtime_ns
         if changed == self._listed and not self._unreadable:
-            return
+            return True
         # A tick asks for many windows, and a day of a rollout is 86,400 files.
         self._listed = changed if time.time_ns() - changed > SETTLED_NS else 0
-        new = [self._folder / name for name in _parquet_names(self._folder) if name not in self._files]
+        new = [self._folder / name for name in current_names(self._folder) if name not in self._files]
+        if not all(self._knows_or_lacks(path) for path in new if is_merged(path.name)):
+            return False
+        new = [path for path in new if path.name not in self._files]
         batches = [[path] for path in new if path.name in self._unreadable]  # by itself: it would fail the others
         batches.append([path for path in new if path.name not in self._unreadable])
         for batch in batches:
@@ -212,6 +219,15 @@ class _Held:
                 where=str(self._folder),
                 hint="they are damaged or no Parquet files; see the log of the service that wrote them",
             )
+        return True
+
+    def _knows_or_lacks(self, merged: Path) -> bool:
+        """Whether the rows of a merged file are all held already, or none of them: it is read where none is."""
+        replaced = replaced_by(merged)
+        if replaced and replaced <= self._files:
+            self._files.add(merged.name)
+            return True
+        return not any(hour_of(name) == hour_of(merged.name) for name in self._files)
 
     def cells(self, clocks: dict[str, float]) -> tuple[Cell, ...]:
         scores = {
@@ -240,7 +256,7 @@ class _Held:
         return found
 
     def _update_labels(self, folder: Path) -> None:
-        files = [folder / name for name in _parquet_names(folder)]
+        files = [folder / name for name in current_names(folder)]
         signature = frozenset((path.name, at.st_size, at.st_mtime_ns) for path in files for at in [path.stat()])
         if signature == self._labels:
             return
@@ -313,14 +329,6 @@ def _identity(folder: Path) -> tuple[str, int, int] | None:
     except FileNotFoundError:
         return None
     return str(folder), found.st_dev, found.st_ino
-
-
-def _parquet_names(folder: Path) -> list[str]:
-    """Finished files, in the order of their names: writers keep the others under hidden names."""
-    try:
-        return sorted(name for name in os.listdir(folder) if name.endswith(".parquet") and not name.startswith("."))
-    except FileNotFoundError:
-        return []
 
 
 def _is_parquet(path: Path) -> bool:

@@ -164,8 +164,8 @@ def test_a_log_of_which_nothing_can_be_read_is_unavailable_and_not_empty(state, 
 
 def test_a_folder_in_which_nothing_changed_is_not_listed_again_and_one_that_did_is(state, log, monkeypatch):
     listed = []
-    names = duckdb._parquet_names
-    monkeypatch.setattr(duckdb, "_parquet_names", lambda folder: listed.append(folder) or names(folder))
+    names = duckdb.current_names
+    monkeypatch.setattr(duckdb, "current_names", lambda folder: listed.append(folder) or names(folder))
     folder = write(state, [candidate(0.5)]).parent
     log.cells("p", 7)
     log.cells("p", 7)
