@@ -41,6 +41,14 @@ class Registry(Protocol):
         """The registry's part of Feast's configuration."""
         ...
 
+    def opening(self) -> contextlib.AbstractContextManager[None]:
+        """Held while Feast opens the registry, and makes its tables where there are none.
+
+        Raises:
+            Unavailable: It cannot be had.
+        """
+        ...
+
     def lock(self, project: str) -> contextlib.AbstractContextManager[None]:
         """Nobody else applies or writes while this is held.
 
@@ -70,6 +78,10 @@ class FileRegistry:
     def config(self) -> dict[str, Any]:
         """The registry's part of Feast's configuration."""
         return {"path": self.where}
+
+    def opening(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to hold: a file is written whole."""
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def lock(self, project: str) -> Iterator[None]:
@@ -127,6 +139,10 @@ class SqlRegistry:
             # What others apply shows at once: nothing of Feast's is asked on a request path, so nothing is cached long.
             "cache_ttl_seconds": 1,
         }
+
+    def opening(self) -> contextlib.AbstractContextManager[None]:
+        """Of all projects, whose tables are the same ones."""
+        return self.lock("")
 
     @contextlib.contextmanager
     def lock(self, project: str) -> Iterator[None]:

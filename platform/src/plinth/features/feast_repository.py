@@ -127,12 +127,15 @@ class Repository:
 
     def _made(self, config: dict[str, Any]) -> feast.FeatureStore:
         try:
-            return feast.FeatureStore(config=feast.RepoConfig(repo_path=self.folder, **config))
+            store = feast.FeatureStore(config=feast.RepoConfig(repo_path=self.folder, **config))
         except ValueError:  # pydantic's, whose text holds what it was given, secrets too
             raise InvalidInput(
                 "Feast does not take the addresses of its stores", where=f"{self.writer.online.where}, "
                 f"{self.registry.where}", hint="check PLINTH_ONLINE_STORE and PLINTH_FEATURE_REGISTRY",
             ) from None  # fmt: skip
+        with self.registry.opening():
+            store.registry  # noqa: B018  (Feast opens it when it is first asked for)
+        return store
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -31,7 +31,6 @@ def build() -> Service:
     """
     from flight_delays import vector
     from flight_delays.api import FlightApi
-    from plinth.features.readplan import ReadPlan
     from plinth.ledger.store import Ledger
     from plinth.serving.access import host_names, open_access
     from plinth.serving.ledger import LedgerReleases
@@ -59,8 +58,8 @@ def build() -> Service:
     tracing = traces.configure(settings, PRODUCT)
 
     def open_reader(plan: dict[str, Any]) -> FeatureReader:
-        # The event loop never waits for a lock: serving/predictor.py tries the request again instead.
-        return ReadPlan.from_dict(plan).open(folder / "online" / "online.db", busy_seconds=0, attempts=1)
+        # The event loop never waits, for a lock or a server: serving/predictor.py tries the request again instead.
+        return platform.open_reader(PRODUCT, plan)
 
     def scraped() -> Any:
         exporter = tracing.exporter
