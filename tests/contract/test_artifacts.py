@@ -12,11 +12,14 @@ from pydantic import SecretStr
 
 from faults.proxy import FaultProxy
 from plinth.core.digests import digest_bytes
+from plinth.core.findings import violations
 from plinth.errors import Corrupt, InvalidInput, NotFound, PlinthError, Unavailable
 from plinth.ledger import object_artifacts, obstore
 from plinth.ledger.artifacts import ArtifactStore
+from plinth.ledger.intact import check_artifacts
 from plinth.ledger.object_artifacts import MARKS, STORED, ObjectArtifacts
 from plinth.ledger.obstore import Objects
+from plinth.ledger.store import Ledger
 
 BOUND = 60.0
 """No call of a dead server takes as long; that none takes for ever is what is tested."""
@@ -413,6 +416,22 @@ def test_without_the_server_every_call_says_so_in_time_and_the_cache_serves(cut_
         assert error.value.hint
     cut_off.proxy.fault = ""
     assert store.path(cut_off.away).read_bytes() == b"away"
+
+
+def test_a_check_without_the_server_says_so_and_calls_nothing_corrupt(cut_off, tmp_path, make_manifest):
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    digest = ledger.register_release(make_manifest(artifacts={"model.onnx": cut_off.cached}), "ada")
+    ledger.promote("flight-delays", digest, expected_generation=0, actor="ada", reason="")
+    store = cut_off.store()
+    assert violations(check_artifacts(ledger, store)) == []
+    cut_off.proxy.fault = "cut"
+    (finding,) = violations(check_artifacts(ledger, store))
+    assert "cannot be reached" in finding.what
+    cut_off.proxy.fault = ""
+    cut_off.objects().delete(cut_off.name(cut_off.cached))
+    (finding,) = violations(check_artifacts(ledger, store))  # what the cache holds is not what is stored
+    assert "missing" in finding.what
+    ledger.close()
 
 
 def test_nobody_at_the_address_is_said_at_once(tmp_path):

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,16 @@ def test_building_the_platform_touches_no_disk(platform):
     assert platform.artifacts is platform.artifacts
     assert platform.actor == "ada"
     assert not platform.settings.state_dir.exists()
+
+
+def test_a_bucket_is_a_setting_and_its_library_is_not_imported_before_it_is_used(tmp_path):
+    code = (
+        "import sys; from plinth.settings import Settings; from plinth.wiring import Platform\n"
+        "for given in ({}, {'object_store': 's3://plinth', 'object_endpoint': 'http://127.0.0.1:1'}):\n"
+        "    print(type(Platform(Settings(state=sys.argv[1], **given)).artifacts).__name__, 'obstore' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ArtifactStore", "False", "ObjectArtifacts", "False"]
 
 
 @pytest.mark.parametrize("ports", ["no JSON", '{"flight-delays": "x"}', '{"flight-delays": 99999}'])
