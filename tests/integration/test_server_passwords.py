@@ -171,6 +171,41 @@ def test_the_wrong_auth_string_is_refused_before_anything_runs(prefect_server, t
     assert "an-own-secret" not in str(refused.value)
 
 
+def test_only_a_prefect_server_that_the_settings_do_not_name_is_done_without(prefect_server, tmp_path):
+    from plinth.runtime.pipelines import without_server
+    from plinth.settings import Settings
+    from plinth.wiring import Platform
+
+    def platform(**values):
+        return Platform(Settings(state=tmp_path, **values))
+
+    port = processes.free_port()
+    assert without_server(platform(prefect_port=port))
+    with pytest.raises(Unavailable):
+        without_server(platform(prefect_server=f"http://127.0.0.1:{port}"))
+    with pytest.raises(RefusedByPolicy):
+        without_server(platform(prefect_server=prefect_server.url))
+    assert not without_server(platform(prefect_server=prefect_server.url, prefect_auth=prefect_server.auth))
+
+
+def test_a_slot_that_was_taken_when_the_prefect_server_died_is_given_back_at_its_next_start(postgres, tmp_path):
+    import httpx
+
+    def api(server):
+        user, _, password = server.auth.partition(":")
+        return httpx.Client(base_url=f"{server.api}/v2/concurrency_limits", auth=(user, password), timeout=30)
+
+    with postgres.database() as url:
+        database = url.replace("+psycopg", "+asyncpg")
+        with processes.prefect(tmp_path, database) as server, api(server) as client:
+            client.post("/", json={"name": "plinth-p", "limit": 1}).raise_for_status()
+            taken = {"names": ["plinth-p"], "slots": 1, "mode": "concurrency"}
+            client.post("/increment-with-lease", json=taken).raise_for_status()
+            assert client.get("/plinth-p").json()["active_slots"] == 1
+        with processes.prefect(tmp_path, database) as server, api(server) as client:
+            assert client.get("/plinth-p").json()["active_slots"] == 0
+
+
 @pytest.mark.parametrize("path", ["/api/events/in", "/api/events/out", "/api/logs/out"])
 def test_a_web_socket_of_prefect_says_nothing_without_the_auth_string(prefect_server, path):
     from websockets.exceptions import ConnectionClosed, InvalidHandshake

@@ -139,9 +139,11 @@ class Watch:
 
 
 def hand_over(platform: Platform, product: str, watch: Watch, result: RunResult) -> None:
-    """Send the run's trace to the profile's MLflow server, where it is up and tracing is on."""
+    """Send the run's trace to the profile's collector or MLflow server, where one is up and tracing is on."""
     settings = platform.settings
-    if not settings.traces or not health.answers(mlflow.service(settings), 0, settings.state_dir / "run"):
+    if not settings.traces:
+        return
+    if not settings.otlp_url and not health.answers(mlflow.service(settings), 0, settings.state_dir / "run"):
         return
     from plinth.telemetry.traces import configure
 
