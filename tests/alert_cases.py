@@ -46,7 +46,6 @@ def product_cases(product):
     cost = f"plinth:product_cost:monthly{{{p}}}"
     failed, done = (f'plinth_pipeline_runs_total{{{p},pipeline="x",state="{s}"}}' for s in ("failed", "completed"))
     queued, running = (f'plinth_pipeline_{what}{{{p},pipeline="x"}}' for what in ("queued", "running"))
-    violations = f'plinth_contract_violations{{{p},contract="c"}}'
     return {
         "ServiceDown": Case({"up": stays(0)}, {f"plinth_release_generation{{{p}}}": stays(3)}),
         "RequestsDenied": Case({denied: grows(50)}, {denied: grows(1)}),
@@ -76,7 +75,6 @@ def product_cases(product):
             {failed: f"1x35 {stays(2)}", **lives}, {done: grows(1), failed: stays(2), **lives},
         ),
         "PipelineQueueStuck": Case({queued: stays(2), running: stays(0)}, {queued: stays(2), running: stays(1)}),
-        "ContractViolated": Case({violations: stays(3)}, {violations: stays(0)}),
     }  # fmt: skip
 
 
@@ -97,7 +95,9 @@ def model_cases(product):
     psi, other = (f'plinth_drift_psi{{{p},feature="{name}"}}' for name in (feature, "not_watched"))
     gap, report = f"plinth_calibration_gap{{{p}}}", f"plinth_drift_report_timestamp_seconds{{{p}}}"
     drifted = watched.drift_psi * 2
+    violations = f'plinth_contract_violations{{{p},contract="c"}}'
     return {
+        "ContractViolated": Case({violations: stays(3)}, {violations: stays(0)}),
         "InferenceLogDrops": Case({dropped: grows(1)}, {dropped: stays(4)}),
         "InferenceLogWriteFails": Case({errors: grows(1)}, {errors: stays(4)}),
         "FeaturesDefaulted": Case(

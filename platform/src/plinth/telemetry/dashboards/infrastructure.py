@@ -144,14 +144,14 @@ def _telemetry() -> Row:
         (
             Panel(
                 "Prometheus: series",
-                "Series in memory.",
+                "Series in memory. A number that only grows is a label with too many values.",
                 units.COUNT,
                 (Query(series(foreign.HEAD_SERIES), "series"),),
                 width=6,
             ),
             Panel(
                 "Prometheus: blocks",
-                "Bytes of its blocks on disk.",
+                "Bytes of its blocks on disk; the oldest go when the retention is reached.",
                 units.BYTES,
                 (Query(series(foreign.BLOCK_BYTES), "blocks"),),
                 width=6,
