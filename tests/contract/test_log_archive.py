@@ -4,6 +4,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,11 +94,23 @@ def test_nothing_is_removed_by_default_and_after_the_days_only_what_is_archived(
     assert archived(platform) == NAMES
 
 
+def test_what_was_collected_here_stays_in_the_archive(platform, folder):
+    """`plinth gc` takes a generation's folder of the request log, as is done here with one of the partitions."""
+    keep(platform, LATER)
+    shutil.rmtree(folder / "date=2026-01-30")
+    assert keep(platform, LATER)["archived"] == 0
+    write_inference(folder, ["late"], at=NOON + 60)
+    assert keep(platform, LATER)["failed"] == 0
+    assert archived(platform) == NAMES
+    assert "late" in rows_of(folder)
+
+
 def test_an_object_that_is_not_what_was_uploaded_removes_nothing(s3, platform, folder):
     keep(platform, LATER)
+    settle(platform)
     platform.objects.put(KEY, b"something else")
     short = open_platform(s3, platform.settings.state_dir, object_store=platform.settings.object_store, log_days=1)
-    assert keep(short, LATER + 9 * DAY)["failed"] == 1
+    assert keep(short, FAR)["failed"] == 1
     assert rows_of(folder) == NAMES
 
 

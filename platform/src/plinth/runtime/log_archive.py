@@ -106,7 +106,7 @@ class Archive:
         return [
             hour
             for hour, files in sorted(self._local(now).items())
-            if hour not in known or (not known[hour].removed and known[hour].files != files)
+            if hour not in known or (not set(files) <= set(known[hour].files) and self._whole(known[hour]))
         ]
 
     def upload(self, now: float) -> int:
@@ -180,12 +180,12 @@ class Archive:
         """What is wrong with the archive. Thorough is with the objects' content."""
         here = "its rows are on this machine: plinth fsck --repair archives them again"
         for hour, one, what in self._wrong(thorough):
-            hint = "restore it from a backup" if one.removed else here
+            hint = here if self._whole(one) else "restore it from a backup"
             yield Finding("log.archived", "violation", self.objects.where(self.key(hour)), what, hint)
 
     def forget_lost(self) -> int:
         """Let hours be archived again that are not in the bucket as they were, where their rows are here."""
-        lost = [hour for hour, one, _ in self._wrong(thorough=True) if not one.removed]
+        lost = [hour for hour, one, _ in self._wrong(thorough=True) if self._whole(one)]
         for hour in lost:
             self.objects.delete(self.key(hour))
             self._note(hour, None)
@@ -200,6 +200,11 @@ class Archive:
                 yield hour, one, "the archived hour is not in the bucket"
             elif size != one.size or (thorough and self._digest(hour) != one.digest):
                 yield hour, one, "the archived hour is not what was uploaded"
+
+    def _whole(self, one: Hour) -> bool:
+        """Whether the rows of an archived hour are all here, or else it must not be archived again: `plinth gc` takes
+        folders of the request log, and `remove` takes hours."""
+        return not one.removed and all((self.folder / name).parent.is_dir() for name in one.files)
 
     def _local(self, now: float) -> dict[str, tuple[str, ...]]:
         """Closed hour to its files here."""
