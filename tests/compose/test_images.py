@@ -25,7 +25,8 @@ FOREIGN = {
 }  # fmt: skip
 OWN = {
     "flight-delays": ("flight_delays.service", "onnxruntime", "redis", "obstore", "psycopg", "jwt"),
-    "docs-assistant": ("docs_assistant.service", "onnxruntime", "qdrant_client", "tokenizers", "obstore", "psycopg", "jwt"),
+    "docs-assistant": ("docs_assistant.service", "onnxruntime", "qdrant_client", "tokenizers", "obstore", "psycopg",
+                       "jwt"),
     "controller": ("plinth.runtime.controller", "mlflow", "qdrant_client", "obstore", "psycopg"),
     "mlflow": ("plinth.runtime.mlflow", "mlflow.server", "boto3", "psycopg"),
     "prefect": ("prefect.server.api.server", "asyncpg"),
@@ -45,7 +46,7 @@ def inspect(name):
 def inside(name, *command):
     """Run a command in an image, as the stack would: no network, nothing writable but /tmp."""
     return subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", image(name),
+        ["docker", "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", image(name),
          *command],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
