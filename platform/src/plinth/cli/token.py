@@ -28,7 +28,7 @@ def register(groups: Groups) -> None:
     command = group.command(
         "check",
         check,
-        help="Read a token from standard input (as `plinth token issue` prints it) and say whether it opens a product's service now, and why not.",
+        help="Read a token from standard input and say whether it opens a product's service now, and why not.",
         example="plinth token check flight-delays",
     )
     command.add_argument("product")
