@@ -10,14 +10,16 @@ LOCK := locks/dev.txt
 WEIGHTS := locks/weights.txt
 STAMP := $(VENV)/.installed
 PRODUCT ?= flight-delays
+# Every image of our own (infra/images/Dockerfile).
+IMAGES := flight-delays docs-assistant pipelines controller mlflow prefect
 # Every product: one that `plinth product new` made is installed as well.
 PRODUCTS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard services/*/pyproject.toml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check faults chaos bench drills up down docs lock clean
+.PHONY: help install demo test test-compose check faults chaos bench drills up down images sbom docs lock clean
 
 help: ## Show the tasks
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 .tools/bin/uv:
 	$(PYTHON) -m venv .tools
@@ -37,8 +39,11 @@ install: $(STAMP) ## Install everything from the locks (the other tasks do it by
 demo: $(STAMP) ## Run the flight-delays story; make demo PRODUCT=docs-assistant tells the other one
 	@$(BIN)/plinth demo $(PRODUCT)
 
-test: $(STAMP) ## Run every test
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## Run every test but those of the stack in containers
+	@$(BIN)/python -m pytest --ignore=tests/compose
+
+test-compose: $(STAMP) ## Build every image, start the stack in containers, and run its tests; wants a Docker engine
+	@$(BIN)/python -m pytest tests/compose
 
 check: $(STAMP) ## Lint, types, floors, locks: everything that needs no run
 	$(BIN)/ruff check .
@@ -63,6 +68,14 @@ drills: $(STAMP) ## Roll out releases that misbehave, and write docs/evidence/
 up: $(STAMP) ## Start the platform in containers, and wait until it is healthy (plinth up: as processes)
 	@$(BIN)/plinth init compose
 	@$(BIN)/plinth --profile compose up
+
+images: $(STAMP) ## Build every image of our own
+	@$(BIN)/plinth init compose
+	@PLINTH_REVISION="$$(git rev-parse HEAD 2>/dev/null)" docker compose build
+
+sbom: ## Write what each image holds as CycloneDX, to .plinth/sbom/
+	@for name in $(IMAGES); do docker build --quiet -f infra/images/Dockerfile --target sbom --build-arg NAME=$$name \
+		--output .plinth/sbom . >/dev/null && echo ".plinth/sbom/$$name.cdx.json" || exit 1; done
 
 down: $(STAMP) ## Stop the containers; data stays (plinth reset compose removes it)
 	@$(BIN)/plinth --profile compose down
