@@ -16,6 +16,9 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_ASYNC_TRACE_LOGGING_RETRY_TIMEOUT": "30",
+    # Artefacts go through the server, always: from S3 it would send clients to an address that only it can reach.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
 """Whatever the environment says: a pickle is never loaded, nothing is reported home, nobody waits long for a server,
 and standard error belongs to our own progress and errors."""
