@@ -13,6 +13,7 @@ def stand(story, tmp_path_factory):
     return made
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_the_embedded_profile_passes(stand, scenario):
     assert play(stand, scenario).passed
