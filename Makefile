@@ -16,7 +16,7 @@ IMAGES := flight-delays docs-assistant pipelines controller mlflow prefect
 PRODUCTS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard services/*/pyproject.toml)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-compose check faults chaos bench drills up down images sbom docs lock clean
+.PHONY: help install demo test test-compose check faults chaos bench parity drills up down images sbom docs lock clean
 
 help: ## Show the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -61,6 +61,9 @@ chaos: $(STAMP) ## Kill everything again and again; make chaos SEED=7 KILLS=100 
 
 bench: $(STAMP) ## Measure side by side and write docs/benchmarks.md
 	@$(BIN)/python tools/bench.py
+
+parity: $(STAMP) ## Play the acceptance suite on every profile, and write docs/evidence/parity.md
+	@$(BIN)/python tools/parity.py
 
 drills: $(STAMP) ## Roll out releases that misbehave, and write docs/evidence/
 	@$(BIN)/python tools/drills.py
