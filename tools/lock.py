@@ -48,7 +48,7 @@ def targets() -> dict[str, list[str]]:
     for image, extras in IMAGES.items():
         locks[f"locks/{image}.txt"] = ["platform/pyproject.toml", *extras, *own]
     # The worker carries out every product's pipelines.
-    pipelines = ["--extra", "pipeline", "--extra", "servers", "--extra", "runtime"]
+    pipelines = ["--extra", "pipeline", "--extra", "servers"]
     locks["locks/pipelines.txt"] = [
         "platform/pyproject.toml",
         *(f"{m}/pyproject.toml" for m in MEMBERS),

@@ -27,8 +27,10 @@ rm -rf onnxruntime/capi/libonnxruntime.so* onnxruntime/transformers onnxruntime/
 # Where phone numbers are and whose (45): we only look whether something is one.
 rm -rf phonenumbers/geodata phonenumbers/carrierdata phonenumbers/tzdata phonenumbers/geocoder.py \
     phonenumbers/carrier.py phonenumbers/timezone.py
-# Downloads from a model hub (11): nothing is downloaded.
-rm -rf hf_xet hf_xet-*
+# Downloads from a model hub (20): nothing is downloaded, and the tokenizers' own code is compiled into them.
+rm -rf hf_xet hf_xet-* huggingface_hub huggingface_hub-*
+# Types for editors (4).
+find . -type f -name '*.pyi' -delete
 
 # An interpreter was found to need none of these: each entry point is a `python -m`.
 find "$1/bin" -type f ! -name 'activate*' -exec grep -lI '^#!' {} + | xargs -r rm -f

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -181,9 +182,29 @@ def main(patience: float = 120.0) -> None:
         install_zombie_automation()
     except Exception as error:  # noqa: BLE001  (whatever it is, the runs go on)
         sys.stderr.write(f"the automation {ZOMBIES!r} was not made: {type(error).__name__}: {error}\n")
-    made = [item for product in platform.products.all() for item in deployments(product.spec)]
+    products = [product.spec for product in platform.products.all()]
+    if settings.prefect_server is not None and any(_embeds_offline(product) for product in products):
+        _make_embedder(settings.state_dir / "models" / "minilm")
+    made = [item for product in products for item in deployments(product)]
     _tell_ready(settings.state_dir)
     serve(*made, limit=RUNS_AT_ONCE, pause_on_shutdown=False, print_starting_message=False)
+
+
+def _embeds_offline(product: Product) -> bool:
+    return product.assistant is not None and product.assistant.embedding.provider == "minilm"
+
+
+def _make_embedder(folder: Path) -> None:
+    """The offline embedding model, where services have containers of their own, which hold neither its weights nor onnx.
+
+    In a process of its own: this one waits for runs, and would keep the memory.
+    """
+    code = (
+        "import pathlib, sys; from plinth.retrieval.minilm import make_minilm; make_minilm(pathlib.Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(folder)], check=False)
+    if done.returncode:  # the runs of others go on; a build of an index says the same
+        sys.stderr.write("the embedding model was not made\n")
 
 
 def _tell_ready(state: Path) -> None:
