@@ -195,12 +195,12 @@ def _embeds_offline(product: Product) -> bool:
 
 
 def _make_embedder(folder: Path) -> None:
-    """The offline embedding model, where services have containers of their own, which hold neither its weights nor onnx.
+    """The offline embedding model, for services in containers of their own: these hold neither its weights nor onnx.
 
     In a process of its own: this one waits for runs, and would keep the memory.
     """
     code = (
-        "import pathlib, sys; from plinth.retrieval.minilm import make_minilm; make_minilm(pathlib.Path(sys.argv[1]))"
+        "import pathlib, sys; from plinth.retrieval.minilm import make_minilm as m; m(pathlib.Path(sys.argv[1]))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code, str(folder)], check=False)
     if done.returncode:  # the runs of others go on; a build of an index says the same
