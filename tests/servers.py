@@ -6,10 +6,12 @@ stand-ins of the real servers under the same tags; where neither is possible `re
 
 import atexit
 import contextlib
+import fcntl
 import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -56,11 +58,20 @@ def reason(service):
         if service not in STAND_INS:
             return f"{wanted} cannot be pulled here, and no package carries that server"
         sys.stderr.write(f"\nbuilding a stand-in of {wanted} ...\n")
-        done = subprocess.run(["bash", script, f"{service}={wanted}"], capture_output=True, text=True, timeout=600)
+        with one_at_a_time():
+            done = subprocess.run(["bash", script, f"{service}={wanted}"], capture_output=True, text=True, timeout=900)
         return "" if done.returncode == 0 else f"no stand-in of {wanted}: {done.stderr[-200:]}"
     sys.stderr.write(f"\npulling {wanted} ...\n")
     done = subprocess.run(["docker", "pull", "--quiet", wanted], capture_output=True, text=True, timeout=600)
     return "" if done.returncode == 0 else f"{wanted} cannot be pulled: {done.stderr.strip()[-200:]}"
+
+
+@contextlib.contextmanager
+def one_at_a_time():
+    """Two suites of one machine must not build the same stand-in at the same time."""
+    with Path(tempfile.gettempdir(), "plinth-stand-ins.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _local(wanted):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import servers
+
 ROOT = Path(__file__).parents[2]
 TESTBED = ROOT.parent / "shared" / "testbed"
 OVERRIDE = "tests/compose/testbed.yaml"
@@ -77,7 +79,8 @@ def stand_ins(images):
     if specs:
         say(f"building stand-ins: {' '.join(specs)} ...")
         # One call: a base that several of them need is then built once.
-        subprocess.run(["bash", TESTBED / "base-images", *specs], stdout=2, check=True, timeout=1200)
+        with servers.one_at_a_time():
+            subprocess.run(["bash", TESTBED / "base-images", *specs], stdout=2, check=True, timeout=1200)
     return [image for image in missing if image.rpartition(":")[0] not in KINDS]
 
 
