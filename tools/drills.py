@@ -94,7 +94,11 @@ def _platform() -> Iterator[Platform]:
     folder = Path(tempfile.mkdtemp(prefix="plinth-drills-"))
     prefect, mlflow, controller, service = _free_ports(4)
     settings = Settings(
-        home=ROOT, state=folder, prefect_port=prefect, mlflow_port=mlflow, controller_port=controller,
+        home=ROOT,
+        state=folder,
+        prefect_port=prefect,
+        mlflow_port=mlflow,
+        controller_port=controller,
         service_ports={PRODUCT: service},
     )  # type: ignore[call-arg]
     platform = Platform(settings)

@@ -7,7 +7,7 @@ import urllib.request
 
 what = sys.argv[1]
 if what.startswith("http://"):
-    urllib.request.urlopen(what, timeout=4).close()
+    urllib.request.urlopen(what, timeout=4).close()  # noqa: S310 (http, as the line above asks)
 else:
     with open(what, encoding="ascii") as file:
         os.kill(int(file.read()), 0)

@@ -199,9 +199,7 @@ def _make_embedder(folder: Path) -> None:
 
     In a process of its own: this one waits for runs, and would keep the memory.
     """
-    code = (
-        "import pathlib, sys; from plinth.retrieval.minilm import make_minilm as m; m(pathlib.Path(sys.argv[1]))"
-    )
+    code = "import pathlib, sys; from plinth.retrieval.minilm import make_minilm as m; m(pathlib.Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-P", "-c", code, str(folder)], check=False)
     if done.returncode:  # the runs of others go on; a build of an index says the same
         sys.stderr.write("the embedding model was not made\n")
