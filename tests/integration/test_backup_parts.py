@@ -4,12 +4,12 @@ import json
 import os
 import tarfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from pydantic import SecretStr
 
-from plinth.errors import Conflict, Corrupt, NotFound, Unavailable
+from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from plinth.ledger.obstore import Objects
 from plinth.runtime.backup import manifest
 from plinth.runtime.backup.folder import StatePart
@@ -92,6 +92,42 @@ def test_the_working_files_come_back_without_caches_and_half_written_ones(tmp_pa
     assert (state / "products/a/lake/x.parquet").read_text() == "products/a/lake/x.parquet"
     assert not (state / "products/b").exists()
     assert (state / "cache/steps/y").exists(), "a cache is left as it is"
+
+
+def test_files_that_come_and_go_meanwhile_do_not_end_a_backup(tmp_path, folder):
+    state = tmp_path / "state"
+    (state / "products").mkdir(parents=True)
+    for n in range(50):
+        (state / "products" / f"stays-{n}").write_text("x")
+    over = Event()
+
+    def write():
+        while not over.is_set():
+            for n in range(50):
+                (state / "products" / f"goes-{n}").write_text("x")
+            for n in range(50):
+                (state / "products" / f"goes-{n}").unlink()
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            assert StatePart(state).dump(folder) >= 50
+    finally:
+        over.set()
+        writer.join()
+
+
+def test_no_link_of_the_state_is_followed(tmp_path, folder):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("key")
+    state = tmp_path / "state"
+    (state / "products").mkdir(parents=True)
+    (state / "products" / "folder").symlink_to(tmp_path / "secret")
+    (state / "products" / "file").symlink_to(tmp_path / "secret" / "key")
+    assert StatePart(state).dump(folder) == 0
+    with tarfile.open(folder / "state.tar.gz") as archive:
+        assert archive.getnames() == ["products"]
 
 
 def test_an_archive_that_leads_out_of_the_state_is_refused(tmp_path, folder):
@@ -222,9 +258,24 @@ def test_a_folder_that_holds_something_is_not_written_into(tmp_path):
     platform.ledger.append_audit("ada", "product.note", "p", {})
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
+    (tmp_path / "full").chmod(0o755)
     with pytest.raises(Conflict):
         back_up(platform, tmp_path / "full", [], project="p")
+    assert (tmp_path / "full").stat().st_mode & 0o777 == 0o755, "somebody else's folder stays open to whom it was"
     assert (tmp_path / "full" / "mine").read_text() == "mine"
+
+
+def test_a_backup_is_not_kept_in_the_folder_that_a_restore_and_a_reset_empty(tmp_path, whole):
+    from plinth.runtime.backup.run import back_up, restore
+    from plinth.settings import Settings
+    from plinth.wiring import Platform
+
+    platform = Platform.from_settings(Settings(home=tmp_path, state=whole.parent))
+    with pytest.raises(InvalidInput, match="state folder"):
+        back_up(platform, whole.parent / "backups" / "monday", [], project="p")
+    with pytest.raises(InvalidInput, match="state folder"):
+        restore(platform, whole, [], None)
+    assert manifest.check(whole)
 
 
 def test_a_part_that_fails_leaves_no_half_of_a_backup(tmp_path):

@@ -22,7 +22,7 @@ def register(groups: Groups) -> None:
         example="plinth backup backups/monday",
     )
     command.add_argument(
-        "folder", nargs="?", help="a folder that does not exist yet (default: by the time, in the state)"
+        "folder", nargs="?", help="a folder that does not exist yet (default: by the time, in .plinth/backups)"
     )
     command.add_argument("--verify", action="store_true", help="take none: check the digests of the one that is there")
     command = groups.command(
@@ -56,7 +56,7 @@ def backup(args: Namespace, out: Output) -> None:
     stack = _stack(platform)
     parts = run.parts_of(platform, stack)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    folder = Path(args.folder).absolute() if args.folder else platform.settings.state_dir / "backups" / stamp
+    folder = Path(args.folder).absolute() if args.folder else platform.settings.home / ".plinth" / "backups" / stamp
     with out.progress() as progress:
         task = progress.add_task("backing up", total=len(parts))
         made = run.back_up(

@@ -81,15 +81,17 @@ def back_up(
         on_progress: Called with the name of each part before it is dumped.
 
     Raises:
+        InvalidInput: The folder lies in the state folder.
         Conflict: The folder holds something.
         Unavailable: A server does not answer, or the disk is full; what was written is removed.
     """
+    _check_apart(platform, folder)
     head = platform.ledger.audit(1)
     try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise Conflict("the folder is not empty", where=str(folder), hint="give a folder that does not exist yet")
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)  # it holds everything, secrets of the tools' databases too
-        if any(folder.iterdir()):
-            raise Conflict("the folder is not empty", where=str(folder), hint="give a folder that does not exist yet")
     except OSError as error:
         raise Unavailable(f"the folder cannot be used: {error.strerror}", where=str(folder)) from error
     done: list[BackupPart] = []
@@ -139,10 +141,12 @@ def restore(
         on_progress: Called with what is done next.
 
     Raises:
+        InvalidInput: The folder lies in the state folder, which is emptied; nothing was touched.
         NotFound, Corrupt: It is no whole backup; nothing was touched.
         Conflict: It is of a newer plinth, or of other stores than this stack has; nothing was touched.
         Unavailable: A server failed; the stack is left stopped but for its stores. Run it again.
     """
+    _check_apart(platform, folder)
     on_progress("checking digests")
     found = manifests.check(folder)
     if found.ledger_revision > HEAD:
@@ -171,6 +175,20 @@ def restore(
         platform.actor, "backup.restored", found.project, {"made_at": found.made_at, "audit_head": found.audit_head}
     )
     return found
+
+
+def _check_apart(platform: Platform, folder: Path) -> None:
+    """A backup is not kept in what it is a backup of: containers write there, a restore and a reset empty it.
+
+    Raises:
+        InvalidInput: It is.
+    """
+    state = platform.settings.state_dir.resolve()
+    if folder.resolve().is_relative_to(state):
+        raise InvalidInput(
+            "the folder lies in the state folder, which `restore` and `plinth reset compose` empty",
+            where=str(folder), hint=f"a folder outside of {state}",
+        )  # fmt: skip
 
 
 def _check_chain(platform: Platform, found: BackupManifest) -> None:
