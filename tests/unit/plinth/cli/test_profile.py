@@ -2,10 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from plinth.cli.main import first_word, main
+
+SERVICE = Path(__file__).parents[4] / "services" / "flight-delays"
 
 
 @pytest.fixture
@@ -128,6 +131,16 @@ def test_open_names_the_credentials_variable_and_never_its_value(workspace, caps
     }  # fmt: skip
     found = json.loads(run(capsys, "open", "mlflow", "--json")[1])
     assert found["credentials"] == "none is asked for"
+
+
+def test_open_names_a_command_that_makes_the_token_of_a_product(workspace, capsys, monkeypatch):
+    monkeypatch.setattr("plinth.runtime.pages.answers", lambda url: False)
+    (workspace / "services" / "flight-delays").symlink_to(SERVICE)
+    run(capsys, "init", "compose")
+    found = json.loads(run(capsys, "--profile", "compose", "open", "flight-delays", "--json")[1])
+    words = found["credentials"].split("`")[1].split()
+    assert words == ["plinth", "--profile", "compose", "token", "issue", "flight-delays"]
+    assert run(capsys, *words[1:-1], "--help")[0] == 0
 
 
 def test_reset_without_env_says_that_nothing_names_the_project(workspace, capsys, monkeypatch):
