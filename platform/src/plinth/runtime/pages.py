@@ -66,11 +66,8 @@ def page(platform: Platform, name: str) -> Page:
     file = settings.home / ".env"
     if name in products:
         asked = bool(settings.token_key.get_secret_value())
-        token = (
-            f"`plinth --profile {settings.profile} token issue {name}` makes one, with PLINTH_TOKEN_KEY in {file}"
-            if asked
-            else NONE
-        )
+        issue = f"plinth --profile {settings.profile} token issue {name}"
+        token = f"`{issue}` makes one, with PLINTH_TOKEN_KEY in {file}" if asked else NONE
         return Page(name, platform.service_urls(name)[0], token, start)
     tool = TOOLS.get(name)
     if tool is None:
