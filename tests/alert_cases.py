@@ -39,7 +39,7 @@ def product_cases(product):
     p = f'product="{product.name}"'
     denied = f'plinth_requests_denied_total{{{p},reason="token"}}'
     ended = f'plinth_rollouts_ended_total{{{p},outcome="rolled-back"}}'
-    lives = {"plinth_ledger_up": stays(1)}
+    lives, runs = {"plinth_ledger_up": stays(1)}, {"plinth_prefect_up": stays(1)}
     candidate = f'plinth_rollout_requests_total{{{p},generation="2",step="1",arm="candidate",release="b"}}'
     canary = {f'plinth_rollout_phase{{{p},phase="canary"}}': stays(1)}
     budget = {f'plinth_budget_monthly{{{p},currency="USD"}}': stays(100)}
@@ -67,12 +67,18 @@ def product_cases(product):
         "RolledBack": Case(
             {ended: f"0x35 {stays(1)}", **lives}, {ended: stays(3), **lives},
             # Nothing was known of before: a controller that just started counted what is long past.
-            also_silent=({ended: jumps(40, 3), "plinth_ledger_up": jumps(40)},),
+            # Nor while the ledger was down: its counts are not there then, and come back whole.
+            also_silent=(
+                {ended: jumps(40, 3), "plinth_ledger_up": jumps(40)},
+                {ended: f"3x20 {jumps(18, 3)}", "plinth_ledger_up": f"1x20 0x18 {stays(1)}"},
+            ),
         ),
         "CandidateUnseen": Case(canary, {**canary, candidate: grows(10)}, also_silent=({candidate: stays(0)},)),
         "CostAboveBudget": Case({cost: stays(120), **budget}, {cost: stays(80), **budget}, "2h"),
         "PipelineFailed": Case(
-            {failed: f"1x35 {stays(2)}", **lives}, {done: grows(1), failed: stays(2), **lives},
+            {failed: f"1x35 {stays(2)}", **runs}, {done: grows(1), failed: stays(2), **runs},
+            # Prefect was down half an hour ago, the controller and the ledger were not.
+            also_silent=({failed: f"2x5 {jumps(33, 2)}", "plinth_prefect_up": f"1x5 0x33 {stays(1)}", **lives},),
         ),
         "PipelineQueueStuck": Case({queued: stays(2), running: stays(0)}, {queued: stays(2), running: stays(1)}),
     }  # fmt: skip

@@ -88,9 +88,10 @@ def risen(metric: Named, window: str, witness: Named, /, **labels: str) -> str:
     Args:
         metric: The counter.
         window: How long back to compare.
-        witness: A metric of the same process: where it was not there either, nothing is known of before.
+        witness: 1 where the place that is counted could be read (its `up`): where it could not, and so where nothing
+            was scraped either, nothing is known of before, and all that ever happened would seem to be new.
         labels: As `series`.
     """
     now, then = series(metric, **labels), series(metric, offset=window, **labels)
     known = series(witness, offset=window)
-    return f"({now} - ({then} or {now} * 0)) > 0 and on () {known}"
+    return f"({now} - ({then} or {now} * 0)) > 0 and on () ({known} == 1)"

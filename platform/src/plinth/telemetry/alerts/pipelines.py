@@ -20,7 +20,7 @@ def alerts(product: Product) -> list[Alert]:
 
 def _runs(product: Product) -> list[Alert]:
     name, labels = product.name, owned(product)
-    failed = risen(metrics.PIPELINE_RUNS, "30m", metrics.LEDGER_UP, product=name, state="~(?i)failed|crashed|timedout")
+    failed = risen(metrics.PIPELINE_RUNS, "30m", metrics.PREFECT_UP, product=name, state="~(?i)failed|crashed|timedout")
     queued, running = (
         series(metric, product=name) for metric in (metrics.PIPELINE_QUEUED, metrics.PIPELINE_RUNNING)
     )  # fmt: skip
