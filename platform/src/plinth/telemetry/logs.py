@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from plinth.telemetry.otlp import ship
 
 SECRET_NAME = re.compile(r"(?i)(secret|passw|token|authori[sz]ation|api_?key|cookie|credential)")
-SECRET_IN_URL = re.compile(r"(\w+://[^\s:/@]+:)[^\s@]+@")
+SECRET_IN_URL = re.compile(r"(\w+://[^\s:/@]*:)[^\s@]+@")  # redis:// has a password and no user
 REDACTED = "[redacted]"
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

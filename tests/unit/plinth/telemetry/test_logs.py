@@ -69,6 +69,7 @@ def test_a_value_under_a_secrets_name_never_reaches_the_output(lines, name):
 
 def test_a_password_inside_an_address_is_cut_out(lines):
     logging.getLogger("a").info("at postgresql://user:canary@host/db", extra={"url": "redis://u:canary@h:1/0"})
+    logging.getLogger("a").info("at redis://:canary@127.0.0.1:16379/0")
     text = json.dumps(lines())
     assert "canary" not in text
     assert "user:[redacted]@host/db" in text
