@@ -14,7 +14,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from plinth.settings import Settings
 from plinth.telemetry import logs, otlp, traces
 from plinth.telemetry.otlp import CollectorLogs, CollectorSpans, LogShipper
-from plinth.telemetry.traces import MlflowExporter
 
 TRACE = "a" * 32
 KINDS = {"/v1/logs": ExportLogsServiceRequest, "/v1/traces": ExportTraceServiceRequest}
@@ -45,11 +44,9 @@ def collector():
     server.got, server.code = [], 200
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    otlp.answers.cache_clear()
     yield server
     server.shutdown()
     server.server_close()
-    otlp.answers.cache_clear()
 
 
 @pytest.fixture
@@ -111,22 +108,61 @@ def test_lines_reach_the_collector_as_they_are_written_with_their_trace_and_with
     assert otlp.lines() == (2, 0)
 
 
-def test_spans_go_to_the_collector_that_answers_and_else_to_mlflow(collector, caplog):
-    tracing = traces.configure(Settings(otlp_url=collector.url, trace_sample=1.0), "svc")
-    assert isinstance(tracing.exporter, CollectorSpans)
+def trace(tracing):
+    """One trace of two spans, handed over."""
     trace_id = tracing.sample()
     tracing.record("predict", [("start", 1), ("parse", 2)], {}, trace_id=trace_id)
     assert tracing.flush()
+    return trace_id
+
+
+def test_spans_go_to_the_collector(collector):
+    tracing = traces.configure(Settings(otlp_url=collector.url, trace_sample=1.0), "svc")
+    trace_id = trace(tracing)
     tracing.close()
     (spans,) = [scope.spans for _, got in collector.got for one in got.resource_spans for scope in one.scope_spans]
     assert {span.trace_id.hex() for span in spans} == {trace_id}
     assert (tracing.exporter.exported, tracing.exporter.failed) == (2, 0)
-    for _ in range(2):
-        away = traces.configure(Settings(otlp_url="http://127.0.0.1:9", trace_sample=1.0), "svc")
-        assert isinstance(away.exporter, MlflowExporter)
+
+
+def test_spans_go_to_mlflow_until_the_collector_answers_for_the_first_time(collector, caplog, monkeypatch):
+    class Mlflow(CollectorLogs):
+        """Stands in for MLflow's exporter, and keeps what it is handed."""
+
+        kind = "traces"
+
+        def export(self, batch):
+            got.extend(batch)
+            return CollectorSpans._results(self)[0]
+
+    got = []
+    monkeypatch.setattr(otlp, "AGAIN_SECONDS", 0.0)
+    exporter = CollectorSpans("http://127.0.0.1:9", Mlflow(collector.url))
+    tracing = traces.Traces("svc", exporter, 1.0)
+    trace(tracing)
+    trace(tracing)
+    assert (len(got), exporter.exported, collector.got) == (4, 4, [])
+    exporter._base_url = collector.url  # as if it had just started
+    trace_id = trace(tracing)
+    tracing.close()
+    assert (len(got), exporter.exported, exporter.failed) == (4, 6, 0)
+    (spans,) = [scope.spans for _, got in collector.got for one in got.resource_spans for scope in one.scope_spans]
+    assert {span.trace_id.hex() for span in spans} == {trace_id}
     assert [record.message for record in caplog.records if "no collector" in record.message] == [
-        "no collector answers: traces go to MLflow"
+        "no collector answers: traces go to MLflow until one does"
     ]
+
+
+def test_lines_reach_a_collector_that_starts_after_the_process(collector, root):
+    logs.configure("svc", "INFO", io.StringIO(), otlp_url="http://127.0.0.1:9")
+    (shipper,) = [handler for handler in root.handlers if isinstance(handler, LogShipper)]
+    logging.getLogger("plinth.x").info("too early")
+    settled(shipper)
+    assert shipper.shipped == 0
+    shipper.exporter._base_url, shipper.exporter._inner, shipper.exporter._retry_at = collector.url, None, 0.0
+    logging.getLogger("plinth.x").info("in time")
+    settled(shipper)
+    assert any("in time" in record.body.string_value for record in records(collector))
 
 
 def test_a_collector_that_refuses_or_goes_away_costs_lines_and_nothing_else(collector, root, caplog):

@@ -142,7 +142,7 @@ def configure(
         service: The `service` of every line.
         level: The least that is logged.
         stream: Default standard error.
-        otlp_url: A collector that gets the same lines, where one answers now; "" is none.
+        otlp_url: A collector that gets the same lines, while it answers; "" is none.
     """
     # Not in our lines, and asked of the system for every record otherwise (Python's logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

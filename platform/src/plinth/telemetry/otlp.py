@@ -1,7 +1,7 @@
 """OpenTelemetry's protocol over HTTP: what every exporter here does, and traces and logs to a collector.
 
-A collector is one that answers when the process starts; else MLflow takes the traces as before. One that goes away
-later costs what is sent to it, which is counted, and nothing else.
+A collector may start after the services that send to it: until it has answered for the first time, MLflow takes the
+traces, and lines are dropped. One that goes away later costs what is sent to it, which is counted, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 import urllib.parse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 TIMEOUT = 3.0
@@ -26,21 +25,10 @@ RETRY_SECONDS = 5.0
 """After a failed export, what comes is dropped without a try for this long."""
 
 PROBE_SECONDS = 1.0
+AGAIN_SECONDS = 15.0
+"""How often a collector that has not answered yet is looked for."""
 
 log = logging.getLogger(__name__)
-
-
-@lru_cache(maxsize=8)
-def answers(url: str) -> bool:
-    """Whether a collector listens at this address, as it was when this process asked first."""
-    address = urllib.parse.urlsplit(url)
-    try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((str(address.hostname), port), timeout=PROBE_SECONDS).close()
-    except (OSError, ValueError) as error:
-        log.warning("no collector answers: traces go to MLflow", extra={"endpoint": url, "reason": str(error)})
-        return False
-    return True
 
 
 class Exporter(ABC):
@@ -113,7 +101,55 @@ def quiet() -> None:
 
 
 class CollectorSpans(Exporter):
-    """Spans to a collector."""
+    """Spans to a collector, and until it answers for the first time to another exporter.
+
+    Args:
+        base_url: The collector's address.
+        meanwhile: The other one.
+    """
+
+    def __init__(self, base_url: str, meanwhile: Exporter) -> None:
+        super().__init__(base_url)
+        self._meanwhile: Exporter | None = meanwhile
+        self._looked: float | None = None
+
+    def export(self, batch: Sequence[Any]) -> Any:
+        """Hand a batch over; called by the batch processor's thread."""
+        if self._meanwhile is None or self._closed or self._answers():
+            return super().export(batch)
+        success, _ = self._results()
+        result = self._meanwhile.export(batch)
+        if result is success:
+            self.exported += len(batch)
+        else:
+            self.failed += len(batch)
+        return result
+
+    def shutdown(self) -> None:
+        """Stop exporting."""
+        super().shutdown()
+        if self._meanwhile is not None:
+            self._meanwhile.shutdown()
+
+    def _answers(self) -> bool:
+        """Whether the collector listens, as it was within the last seconds. One that did once is not asked again."""
+        now = time.monotonic()
+        if self._looked is not None and now - self._looked < AGAIN_SECONDS:
+            return False
+        address = urllib.parse.urlsplit(self._base_url)
+        try:
+            port = address.port or (443 if address.scheme == "https" else 80)
+            socket.create_connection((str(address.hostname), port), timeout=PROBE_SECONDS).close()
+        except (OSError, ValueError) as error:
+            if self._looked is None:
+                about = {"endpoint": self._base_url, "reason": str(error)}
+                log.warning("no collector answers: traces go to MLflow until one does", extra=about)
+            self._looked = time.monotonic()
+            return False
+        gone, self._meanwhile = self._meanwhile, None
+        if gone is not None:
+            gone.shutdown()
+        return True
 
     def _connect(self) -> Any:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -238,8 +274,8 @@ _lock = threading.Lock()
 
 
 def ship(service: str, format_line: Callable[[logging.LogRecord], str], url: str) -> LogShipper | None:
-    """Send this process's log lines to a collector too; None where none answers. Arguments as `LogShipper`."""
-    if not url or not answers(url):
+    """Send this process's log lines to a collector too; None without an address. Arguments as `LogShipper`."""
+    if not url:
         return None
     shipper = LogShipper(service, format_line, CollectorLogs(url.rstrip("/")))
     with _lock:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from plinth.core.basic_auth import authorization
 from plinth.settings import Settings
-from plinth.telemetry.otlp import TIMEOUT, CollectorSpans, Exporter, answers, quiet
+from plinth.telemetry.otlp import TIMEOUT, CollectorSpans, Exporter, quiet
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -220,7 +220,7 @@ def _remote(traceparent: str) -> Context | None:
 def configure(
     settings: Settings, service_name: str, *, experiment: str | None = None, sample: float | None = None
 ) -> Traces:
-    """Traces of this profile: to its collector where one answers now, else to its MLflow server; or switched off.
+    """Traces of this profile: to its collector from when it answers, before and else to its MLflow server; or none.
 
     Args:
         settings: `traces` switches, `trace_sample` is the share of requests, `mlflow_url` the server.
@@ -231,8 +231,7 @@ def configure(
     if not settings.traces:
         return Traces(service_name)
     headers = authorization(settings.mlflow_username, settings.mlflow_password)
-    if settings.otlp_url and answers(settings.otlp_url):
-        collector = CollectorSpans(settings.otlp_url.rstrip("/"))
-        return Traces(service_name, collector, settings.trace_sample if sample is None else sample)
-    exporter = MlflowExporter(settings.mlflow_url, experiment or service_name, headers)
+    exporter: Exporter = MlflowExporter(settings.mlflow_url, experiment or service_name, headers)
+    if settings.otlp_url:
+        exporter = CollectorSpans(settings.otlp_url.rstrip("/"), exporter)
     return Traces(service_name, exporter, settings.trace_sample if sample is None else sample)
