@@ -29,6 +29,8 @@ CAPABILITIES = {
 }
 # Who has no health check: its image holds one program and no shell, so nothing in it could ask.
 UNCHECKED = {"collector"}
+STORES = {"postgres", "seaweedfs", "valkey", "qdrant"}
+EDGES = {"edge", "stores-edge"}
 # Who may reach out: they download a model at their first start.
 OUTSIDE = {"llm", "vllm"}
 SECRET_LINE = re.compile(r"\s*\w*(?:PASSWORD|SECRET|_KEY|AUTH_STRING|AUTH|TOKEN): *(\S.*)")
@@ -81,15 +83,31 @@ def test_no_service_sees_the_engine_or_the_secrets_file(services, workspace):
 
 def test_ports_are_published_on_the_loopback_only(services):
     assert wrong(services, lambda _, spec: all(p.get("host_ip") == "127.0.0.1" for p in spec.get("ports", []))) == []
-    # Who publishes a port is on `edge` for it; nobody else is.
-    assert wrong(services, lambda _, spec: bool(spec.get("ports")) == ("edge" in spec["networks"])) == []
+    # Who publishes a port is on an edge for it; nobody else is.
+    assert wrong(services, lambda _, spec: bool(spec.get("ports")) == bool(EDGES & set(spec["networks"]))) == []
+
+
+def test_the_stores_are_reached_by_their_own_network_alone(services):
+    """A network that they shared with everybody would make `stores` no boundary."""
+    on = {name: set(spec["networks"]) for name, spec in services.items()}
+    assert {name for name in on if "stores-edge" in on[name]} == STORES
+    assert all(on[name] == {"stores", "stores-edge"} for name in STORES)
+    members = {"mlflow", "prefect", "pipelines", "controller", "flight-delays", "docs-assistant", "prometheus"}
+    assert {name for name in on if "stores" in on[name]} == STORES | members
+
+
+def test_a_product_holds_no_secret_that_its_service_does_not_use(services):
+    used = {name: {key for key, value in spec["environment"].items() if value} for name, spec in services.items() if
+            name in ("flight-delays", "docs-assistant")}  # fmt: skip
+    assert {name for name, keys in used.items() if "PLINTH_PREFECT_AUTH" in keys} == set()
+    assert {name for name, keys in used.items() if "PLINTH_QDRANT_API_KEY" in keys} == {"docs-assistant"}
 
 
 def test_only_what_downloads_a_model_reaches_out(workspace, services):
     networks = workspace.config("--profile", "*", files=["compose.yaml"])["networks"]
     assert {name for name, spec in networks.items() if spec.get("internal")} == {"stores", "platform"}
     masquerade = "com.docker.network.bridge.enable_ip_masquerade"
-    assert networks["edge"]["driver_opts"] == {masquerade: "false"}
+    assert all(networks[name]["driver_opts"] == {masquerade: "false"} for name in EDGES)
     assert {name for name, spec in services.items() if "outside" in spec["networks"]} == OUTSIDE
 
 
@@ -363,6 +381,15 @@ def test_metrics_take_the_scrape_token_and_nothing_else(stack, port):
     assert _status_of(url) == 401
     assert _status_of(url, {"Authorization": "Bearer wrong"}) == 401
     assert _status_of(url, {"Authorization": f"Bearer {stack.env['PLINTH_SCRAPE_TOKEN']}"}) == 200
+
+
+def test_no_page_in_a_browser_reads_prometheus_but_its_own(stack):
+    for origin, allowed in (("http://evil.example", None), (own := stack.url("PROMETHEUS_PORT"), own)):
+        request = urllib.request.Request(
+            stack.url("PROMETHEUS_PORT", "/api/v1/targets"), headers={"Origin": origin}
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == allowed
 
 
 def test_prometheus_reaches_every_target_that_runs(stack):
