@@ -144,6 +144,15 @@ def test_without_its_list_an_archive_is_made_again_and_never_with_fewer_rows(pla
     assert archived(platform) == NAMES
 
 
+def test_an_object_that_nobody_knows_and_nobody_can_read_stops_no_other_log(platform, folder):
+    platform.objects.put(KEY, b"something else")
+    write_answers(folder.parent / "answers", [("a", "acme")])
+    done = keep(platform, LATER)
+    assert (done["failed"], done["archived"]) == (1, 1)
+    assert platform.objects.read(KEY) == b"something else"
+    assert rows_of(folder) == NAMES
+
+
 def test_a_damaged_list_is_told_and_nothing_is_lost(platform, folder):
     keep(platform, LATER)
     (folder / log_archive.MANIFEST).write_text("{")

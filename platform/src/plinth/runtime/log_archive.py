@@ -265,7 +265,13 @@ class Archive:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        known = pq.ParquetFile(pa.BufferReader(self.objects.read(self.key(hour)))).metadata.num_rows
+        try:
+            known = pq.ParquetFile(pa.BufferReader(self.objects.read(self.key(hour)))).metadata.num_rows
+        except pa.ArrowException as error:
+            raise Corrupt(
+                "an archived hour that this machine knows nothing of cannot be read",
+                where=self.objects.where(self.key(hour)), hint="move the object away: what is here is archived then",
+            ) from error  # fmt: skip
         if known > rows:
             raise Conflict(
                 f"the archive has {known} rows of an hour of which {rows} are here",
