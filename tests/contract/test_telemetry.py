@@ -122,6 +122,20 @@ def test_every_panel_has_a_title_a_unit_and_says_what_to_do(board):
             assert (HOME / "docs" / "runbooks" / f"{panel.runbook}.md").is_file(), panel.title
 
 
+def test_a_number_with_a_name_shows_it_and_bars_are_named_by_their_one_label():
+    """Grafana hides the name of a single series, and names bars by the first label there is."""
+    for board in BOARDS:
+        shown = {panel["title"]: panel for panel in json.loads(grafana.to_json(board))["panels"]}
+        for panel in board.panels():
+            query = panel.queries[0]
+            if panel.kind == "stat" and query.legend:
+                assert shown[panel.title]["options"]["textMode"] == "value_and_name", panel.title
+            if panel.kind == "bars":
+                tree = contract.promql.parse(contract.substituted(query.expression))
+                (label,) = contract._labels(tree, KNOWN, [])
+                assert query.legend == f"{{{{{label}}}}}", panel.title
+
+
 def test_every_product_has_a_dashboard_and_their_identities_are_stable():
     assert {board.slug: board.uid for board in BOARDS} == {
         "overview": "plinth-overview", "product-docs-assistant": "plinth-product-docs-assistant",

@@ -188,8 +188,9 @@ def _lines(made: Any, panel: Panel) -> Any:
 
 
 def _number(made: Any, panel: Panel) -> Any:
-    del panel
     newest = common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields("")
+    if panel.kind == "stat" and panel.queries[0].legend:  # left to itself, Grafana hides the name of a single series
+        made = made.text_mode(common_models.BigValueTextMode.VALUE_AND_NAME)
     return made.reduce_options(newest)
 
 

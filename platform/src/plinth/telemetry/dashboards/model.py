@@ -50,7 +50,7 @@ class Panel:
         description: What it tells, and what to do when it looks bad.
         unit: Grafana's name of the unit, see `units.py`.
         queries: What it asks.
-        kind: How it shows the answers.
+        kind: How it shows the answers. Bars are named by the one label that their query leaves.
         width: Of 24 columns.
         height: In Grafana's rows.
         bounds: Colours by value; below the first it is `base`.

@@ -34,7 +34,7 @@ def _now() -> Row:
                 "Services up",
                 "Products whose service gives metrics, by their release's generation above 0.",
                 units.COUNT,
-                f"count({series(metrics.RELEASE_GENERATION)} > 0)",
+                f"count({series(metrics.RELEASE_GENERATION)} > 0) or vector(0)",
                 base="red",
                 bounds=units.GOOD_FROM_1,
             ),

@@ -6,7 +6,7 @@ from plinth.core.products import Product
 from plinth.telemetry import metrics
 from plinth.telemetry.dashboards import units
 from plinth.telemetry.dashboards.model import Bound, Panel, Query, Row
-from plinth.telemetry.expressions import INTERVAL, of_those, rate, series, since, total
+from plinth.telemetry.expressions import INTERVAL, largest, of_those, rate, series, since, total
 
 
 def drift_rows(product: Product) -> tuple[Row, ...]:
@@ -22,7 +22,7 @@ def drift_rows(product: Product) -> tuple[Row, ...]:
                 f"Population stability index of each feature in the last report; {watched.drift_psi:g} and above "
                 "counts as drifted. Weather drifts with the seasons; watched features may trigger a retraining.",
                 units.NUMBER,
-                (Query(series(metrics.DRIFT_PSI, product=name), "{{feature}}", now=True),),
+                (Query(largest(series(metrics.DRIFT_PSI, product=name), "feature"), "{{feature}}", now=True),),
                 kind="bars",
                 width=12,
                 bounds=(Bound(watched.drift_psi, "red"),),
@@ -89,7 +89,7 @@ def drift_rows(product: Product) -> tuple[Row, ...]:
                 "Evaluation of the release",
                 "What the release that serves scored before it was let out.",
                 units.NUMBER,
-                (Query(series(metrics.EVALUATION, product=name), "{{metric}}", now=True),),
+                (Query(largest(series(metrics.EVALUATION, product=name), "metric"), "{{metric}}", now=True),),
                 kind="bars",
                 low=None,
             ),
