@@ -9,12 +9,14 @@ from threading import Event, Thread
 import pytest
 from pydantic import SecretStr
 
+import servers
 from plinth.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from plinth.ledger.obstore import Objects
 from plinth.runtime.backup import manifest
 from plinth.runtime.backup.folder import StatePart
 from plinth.runtime.backup.manifest import BackupManifest, BackupPart
 from plinth.runtime.backup.objects import ObjectsPart
+from plinth.runtime.backup.postgres import PostgresPart
 from plinth.runtime.backup.qdrant import QdrantPart
 from plinth.runtime.backup.redis import ValkeyPart
 
@@ -24,6 +26,63 @@ def folder(tmp_path):
     made = tmp_path / "backup" / "part"
     made.mkdir(parents=True)
     return made
+
+
+@pytest.fixture(scope="module")
+def databases():
+    """A PostgreSQL server with the stack's own init script: its container, and how to ask a database of it."""
+    if why := servers.reason("postgres"):
+        pytest.skip(why)
+    import psycopg
+
+    names = ("POSTGRES", "LEDGER_DB", "MLFLOW_DB", "PREFECT_DB", "FEAST_DB")
+    env = {f"{name}_PASSWORD": f"secret-of-{name.lower()}" for name in names}
+    scripts = servers.ROOT / "infra" / "compose" / "postgres"
+    volumes = [(str(scripts), "/docker-entrypoint-initdb.d", "ro")]
+    with servers.container(servers.image("postgres"), 5432, env=env, volumes=volumes) as (made, port):
+
+        def ask(text, user="ledger", database="ledger"):
+            password = env["POSTGRES_PASSWORD" if user == "postgres" else f"{user.upper()}_DB_PASSWORD"]
+            with psycopg.connect(
+                host="127.0.0.1", port=port, user=user, password=password, dbname=database, connect_timeout=2
+            ) as connection:
+                found = connection.execute(text)
+                return found.fetchall() if found.description else None
+
+        servers.ready(lambda: ask("SELECT 1", "feast", "feast"), "PostgreSQL")
+        yield made.get_wrapped_container().id, ask
+
+
+def test_a_database_comes_back_as_it_was_without_the_tables_of_a_newer_schema(databases, folder):
+    import psycopg
+
+    container, ask = databases
+    part = PostgresPart(lambda _, *command: ["docker", "exec", "-i", container, *command], ["ledger"])
+    ask("CREATE TABLE releases (id int PRIMARY KEY, name text); INSERT INTO releases VALUES (1, 'größe')")
+    assert part.dump(folder) == 1
+    ask("CREATE TABLE of_a_newer_schema (id int REFERENCES releases); DELETE FROM releases")
+    for _ in range(2):
+        assert part.restore(folder) == 1
+    tables = ask("SELECT tablename, tableowner FROM pg_tables WHERE schemaname = 'public'")
+    assert tables == [("releases", "ledger")], "or the migration to that schema would find its table there"
+    assert ask("SELECT * FROM releases") == [(1, "größe")]
+    ask("DELETE FROM releases; DROP TABLE releases")
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        ask("SELECT 1", "feast", "ledger")
+    names = ask("SELECT datname FROM pg_database WHERE NOT datistemplate")
+    assert {name for (name,) in names} == {"postgres", "ledger", "mlflow", "prefect", "feast"}
+
+
+def test_a_dump_that_cannot_be_read_leaves_the_database_as_it_was(databases, folder):
+    container, ask = databases
+    part = PostgresPart(lambda _, *command: ["docker", "exec", "-i", container, *command], ["mlflow"])
+    ask("CREATE TABLE kept (id int)", "mlflow", "mlflow")
+    assert part.dump(folder) == 1
+    whole = (folder / "mlflow.dump").read_bytes()
+    (folder / "mlflow.dump").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Unavailable, match="pg_restore failed"):
+        part.restore(folder)
+    assert ask("SELECT * FROM kept", "mlflow", "mlflow") == []
 
 
 def test_every_key_of_valkey_comes_back_with_what_was_left_of_its_life(valkey_url, folder):

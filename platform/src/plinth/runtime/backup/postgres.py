@@ -12,6 +12,8 @@ DATABASES = ("ledger", "mlflow", "prefect", "feast")
 """The ledger first: what it refers to is dumped after it, so that all of it is there."""
 
 SECONDS = 1800
+BESIDE, BEFORE = "_restored", "_replaced"
+"""Behind the names of databases while they are restored."""
 
 
 class PostgresPart:
@@ -36,20 +38,39 @@ class PostgresPart:
         return len(self._databases)
 
     def restore(self, folder: Path) -> int:
-        """As Part.restore. Each database in one transaction: it is all there or as it was."""
-        for database in self._databases:
-            self._run(
-                "psql", "--username=postgres", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=postgres", "--command",
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "  # what still holds a connection
-                f"WHERE datname = '{database}' AND pid <> pg_backend_pid()",
-                stdout=subprocess.DEVNULL,
-            )  # fmt: skip
-            with (folder / f"{database}.dump").open("rb") as file:
+        """As Part.restore. Each database is made anew beside the old one, then takes its place: it is the backup's,
+        without a table that a newer schema had beside, or as it was."""
+        for name in self._databases:
+            made, old = f"{name}{BESIDE}", f"{name}{BEFORE}"
+            for leftover in (made, old):  # of a restore that was killed
+                self._sql(f'DROP DATABASE IF EXISTS "{leftover}" WITH (FORCE)')
+            # As infra/compose/postgres/10-databases.sh makes it.
+            self._sql(
+                f'CREATE DATABASE "{made}" OWNER "{name}" TEMPLATE template0 '
+                "ENCODING 'UTF8' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'"
+            )
+            self._sql(f'REVOKE ALL ON DATABASE "{made}" FROM PUBLIC')
+            with (folder / f"{name}.dump").open("rb") as file:
                 self._run(
-                    "pg_restore", "--username=postgres", "--clean", "--if-exists", "--single-transaction",
-                    f"--dbname={database}", stdin=file, stdout=subprocess.DEVNULL,
+                    "pg_restore", "--username=postgres", "--single-transaction", f"--dbname={made}",
+                    stdin=file, stdout=subprocess.DEVNULL,
                 )  # fmt: skip
+            # What still holds a connection loses it, and gets none until the names are changed, in one transaction.
+            self._sql(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+            try:
+                self._sql(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
+                self._sql(f'ALTER DATABASE "{name}" RENAME TO "{old}"; ALTER DATABASE "{made}" RENAME TO "{name}"')
+            except Unavailable:
+                self._sql(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
+                raise
+            self._sql(f'DROP DATABASE "{old}" WITH (FORCE)')
         return len(self._databases)
+
+    def _sql(self, text: str) -> None:
+        self._run(
+            "psql", "--username=postgres", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=postgres", "--command", text,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def _run(self, *command: str, stdout: object, stdin: object = subprocess.DEVNULL) -> None:
         try:
