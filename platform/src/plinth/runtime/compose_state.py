@@ -39,13 +39,12 @@ def make_state(state: Path, project: str, uid: int, gid: int) -> None:
             hint="name an empty or new folder with --state",
         )
     try:
-        for folder in (state, *(state / name for name in FOLDERS)):
-            folder.mkdir(parents=True, exist_ok=True)
-            if root:
-                os.chown(folder, uid, gid)
-            folder.chmod(0o2770 if root else 0o700)
-        if not marker.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        if not marker.exists():  # first: what a killed init leaves is known as ours
             marker.write_text(f"{project}\n", encoding="utf-8")
+        for folder in (state, *(state / name for name in FOLDERS)):
+            folder.mkdir(exist_ok=True)
+            _hand_over(folder, uid if root else None, gid, inside=folder != state)
     except OSError as error:
         raise InvalidInput(
             f"the state folder cannot be made: {error.strerror}",
@@ -54,16 +53,29 @@ def make_state(state: Path, project: str, uid: int, gid: int) -> None:
         ) from error
 
 
+def _hand_over(folder: Path, uid: int | None, gid: int, *, inside: bool) -> None:
+    """Set owner and mode of a folder, and never of what a link leads to: containers write in the state."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if inside else 0)
+    handle = os.open(folder, flags)
+    try:
+        if uid is not None:
+            os.fchown(handle, uid, gid)
+        os.fchmod(handle, 0o700 if uid is None else 0o2770)
+    finally:
+        os.close(handle)
+
+
 def check_ours(state: Path, project: str, home: Path) -> None:
     """Refuse a folder that is not surely this project's: what it holds is about to be removed.
 
     Raises:
-        Conflict: It neither lies in the workspace's `.plinth` nor carries our marker, or is another project's.
+        Conflict: It has no marker of ours and is not the folder that init makes by default, or is another project's.
     """
     marker = state / MARKER
     owner = marker.read_text(encoding="utf-8").strip() if marker.is_file() else None
-    inside = (home / ".plinth").resolve() in state.resolve().parents
-    if owner not in (None, project) or (owner is None and not inside):
+    # By itself `.plinth` proves nothing: the embedded profile's state and backups lie there too.
+    known = state.resolve() == (home / ".plinth" / "compose").resolve()
+    if owner not in (None, project) or (owner is None and not known):
         raise Conflict(
             f"what PLINTH_STATE names is {f'of the project {owner!r}' if owner else 'not known to be the platform’s'}",
             where=str(state),

@@ -196,6 +196,27 @@ def test_only_a_folder_that_is_surely_ours_is_emptied(workspace, tmp_path):
     assert (tmp_path / "precious" / "file").exists()
 
 
+def test_a_folder_of_another_profile_in_the_workspace_is_not_emptied(workspace):
+    for name in ("backups", "tests", "compose"):
+        (workspace / ".plinth" / name).mkdir(parents=True)
+    for name in ("backups", "tests"):
+        with pytest.raises(Conflict, match="not known"):
+            check_ours(workspace / ".plinth" / name, "plinth", workspace)
+    check_ours(workspace / ".plinth" / "compose", "plinth", workspace)
+
+
+def test_a_link_that_a_container_put_into_the_state_changes_nothing_outside_of_it(workspace, tmp_path):
+    state = init(Wanted()).state
+    (tmp_path / "etc").mkdir(mode=0o755)
+    before = (tmp_path / "etc").stat()
+    (state / "logs").rmdir()
+    (state / "logs").symlink_to(tmp_path / "etc")
+    with pytest.raises(InvalidInput, match="cannot be made"):
+        init(Wanted())
+    after = (tmp_path / "etc").stat()
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
+
+
 def test_without_a_file_there_is_nothing_to_be_stale(workspace):
     with pytest.raises(NotFound):
         stale(workspace / ".env")
