@@ -13,12 +13,13 @@ from plinth.core.environment import PROFILE, compose_asked
 def in_profile(name: str | None) -> Iterator[None]:
     """The profile asked for, in the environment that settings and child processes read; given back at the end.
 
-    What is written under the compose profile is for containers of another user too: files are open to their group.
+    What root writes under the compose profile is for containers of another user too: files are open to their group.
+    Anybody else's containers run as himself, and his umask is his.
     """
     before = os.environ.get(PROFILE)
     if name is not None:
         os.environ[PROFILE] = name
-    mask = os.umask(0o002) if compose_asked() else None
+    mask = os.umask(0o002) if compose_asked() and os.geteuid() == 0 else None
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ def make_state(state: Path, project: str, uid: int, gid: int) -> None:
     """Make the folder so that containers and this machine's user both write there.
 
     For a user, the containers run as that user. For root they run as another: the folder is theirs, and what root puts
-    there later takes the folder's group (setgid) and is open to it (umask 002, see `plinth.cli.main`).
+    there later takes the folder's group (setgid) and is open to it (umask 002, see `plinth.cli.profile`).
 
     Raises:
         InvalidInput: It cannot be made.

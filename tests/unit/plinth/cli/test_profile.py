@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from plinth.cli.main import first_word, main
+from plinth.cli.profile import in_profile
 
 SERVICE = Path(__file__).parents[4] / "services" / "flight-delays"
 
@@ -58,6 +59,20 @@ def test_a_command_leaves_the_profile_and_the_umask_as_they_were(workspace, caps
         assert run(capsys, "--profile", "compose", "product", "list")[0] == 0
         assert "PLINTH_PROFILE" not in os.environ
         assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("user", "mask"), [(0, 0o002), (1000, 0o077)])
+def test_only_root_whose_containers_are_of_another_user_opens_files_to_a_group(monkeypatch, user, mask):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    before = os.umask(0o077)
+    try:
+        with in_profile("compose"):
+            now = os.umask(0o077)
+            os.umask(now)
+        assert now == mask
+        assert os.umask(0o077) == 0o077
     finally:
         os.umask(before)
 
