@@ -143,6 +143,7 @@ def platform_cases():
     leads, ledger = "plinth_controller_leads", "plinth_ledger_up"
     bad, good = (f'plinth_controller_ticks_total{{result="{result}"}}' for result in ("failed", "led"))
     up = 'up{job="qdrant",instance="qdrant:6333"}'
+    other = 'up{job="controller",instance="controller:3010"}'
     started = 'process_start_time_seconds{job="x"}'
     used, most = 'process_open_fds{job="x"}', 'process_max_fds{job="x"}'
     free, disk = (f'SeaweedFS_volumeServer_resource{{name="/data",type="{kind}"}}' for kind in ("avail", "all"))
@@ -158,6 +159,9 @@ def platform_cases():
         "LedgerDown": Case({ledger: stays(0)}, {ledger: stays(1)}),
         "PrefectDown": Case({"plinth_prefect_up": stays(0)}, {"plinth_prefect_up": stays(1)}),
         "TargetDown": Case({up: stays(0)}, {up: stays(1)}),
+        "TargetGone": Case(
+            {up: "1x20", other: stays(1)}, {up: stays(0), other: stays(1)}, also_silent=({other: stays(1)},)
+        ),
         "ProcessRestarts": Case({started: grows(60)}, {started: stays(10)}),
         "FilesRunOut": Case({used: stays(950), most: stays(1000)}, {used: stays(50), most: stays(1000)}),
         "ObjectStoreDiskLow": Case({free: stays(5), disk: stays(100)}, {free: stays(50), disk: stays(100)}),

@@ -54,12 +54,22 @@ def _controller() -> list[Alert]:
 
 def _servers() -> list[Alert]:
     free, disk = (series(foreign.S3_DISK, type=kind) for kind in ("avail", "all"))
+    here = f"count by (job) ({series(foreign.UP)})"
     return [
         Alert(
             "TargetDown", f"{series(foreign.UP)} == 0", "5m", "ticket",
             "{{ $labels.job }}: Prometheus cannot scrape {{ $labels.instance }}",
             "It is down, or the scrape's token or address is wrong. Its panels and alerts are blind until then. "
             "`plinth status` shows whether it runs.",
+            "servers",
+        ),
+        # What is found by its name is no target any more when it stops, and so not down.
+        Alert(
+            "TargetGone", f"count by (job) (count_over_time({series(foreign.UP, window='1d')})) unless on (job) {here}",
+            "10m", "ticket",
+            "{{ $labels.job }}: Prometheus finds it no more",
+            "It was there within the last day, and its name leads nowhere now: it is stopped, or was left out on "
+            "purpose, and then this ends by itself in a day. `plinth status` shows whether it runs.",
             "servers",
         ),
         Alert(
