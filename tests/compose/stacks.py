@@ -214,10 +214,11 @@ def _copy(home):
         shutil.copy2(ROOT / name, target)
 
 
-def free_offset(start=3000):
-    """The first offset from `start` on that leaves every port of the profile free."""
+def free_offset(start=None):
+    """An offset that leaves every port of the profile free; test runs at the same time begin to look apart."""
     from plinth.runtime.compose_env import PORTS as DEFAULTS
 
+    start = 1000 + os.getpid() % 100 * 100 if start is None else start
     for offset in range(start, 20000, 97):
         wanted = [port + offset for port in DEFAULTS.values()]
         if max(wanted) < PORTS.stop and all(map(_free, wanted)):
