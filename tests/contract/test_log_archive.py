@@ -94,6 +94,21 @@ def test_nothing_is_removed_by_default_and_after_the_days_only_what_is_archived(
     assert archived(platform) == NAMES
 
 
+def test_what_comes_after_an_hour_was_removed_stays_here_though_its_file_has_the_old_name(s3, platform, folder):
+    keep(platform, LATER)
+    settle(platform)
+    names = {path.name for path in folder.glob("date=*/hour-*.parquet")}
+    short = open_platform(s3, platform.settings.state_dir, object_store=platform.settings.object_store, log_days=1)
+    assert keep(short, FAR)["removed"] == 1
+    for second in (60, 61):
+        write_inference(folder, [f"late-{second}"], at=NOON + second)
+    assert keep(short, FAR)["merged"] == 2
+    assert {path.name for path in folder.glob("date=*/hour-*.parquet")} <= names
+    settle(short)
+    assert rows_of(folder) == ["late-60", "late-61"]
+    assert archived(platform) == NAMES
+
+
 def test_what_was_collected_here_stays_in_the_archive(platform, folder):
     """`plinth gc` takes a generation's folder of the request log, as is done here with one of the partitions."""
     keep(platform, LATER)

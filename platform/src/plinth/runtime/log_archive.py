@@ -49,7 +49,7 @@ class Hour:
     Attributes:
         digest: sha256 of its object.
         size: Bytes.
-        files: The local files whose rows it has, as partition/name.
+        files: The local files whose rows it has, as partition/name; none once they are gone.
         removed: Whether they may be gone from this machine.
     """
 
@@ -142,6 +142,8 @@ class Archive:
             for path in there:
                 failpoint("log.before-remove")
                 path.unlink(missing_ok=True)
+            # Forgotten by name: what comes late may be merged into a file of the same name, which is in no object.
+            self._note(hour, replace(one, removed=True, files=()))
             count += 1
         return count
 
