@@ -18,6 +18,7 @@ from pathlib import Path
 import promql_parser as promql
 import yaml
 
+from patience import PATIENCE
 from plinth.telemetry import foreign, metrics, recorded
 
 VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$__interval": "1m"}
@@ -302,7 +303,7 @@ def _written(selector, without):
     return f"{selector.name}{{{','.join(parts)}}}"
 
 
-def settled(url, expression, seconds=60):
+def settled(url, expression, seconds=PATIENCE):
     """Wait until a query has an answer; whether it came."""
     server, until = Server(url), time.monotonic() + seconds
     while time.monotonic() < until:

@@ -238,7 +238,7 @@ class ServiceProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env={**os.environ, **given}, stderr=log, stdout=log, cwd=HOME)
 
-    def ask(self, method, path, body=None, headers=None, timeout=30):
+    def ask(self, method, path, body=None, headers=None, timeout=120):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             data = json.dumps(body).encode() if isinstance(body, dict | list) else body
@@ -250,7 +250,7 @@ class ServiceProcess:
         finally:
             connection.close()
 
-    def wait_ready(self, seconds=90):
+    def wait_ready(self, seconds=240):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
@@ -265,7 +265,7 @@ class ServiceProcess:
     def stop(self, sig=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(sig)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     def lines(self):
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]

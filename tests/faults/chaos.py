@@ -45,6 +45,7 @@ from faults.forking import fork_context
 from faults.postgres import PostgresServer
 from flight_delays import feature_definitions, vector
 from flight_delays import service as flight_service
+from patience import PATIENCE
 from plinth.core.digests import digest_bytes
 from plinth.core.evidence import LATENCY_BINS, SCORE_BINS, Cell, Evidence
 from plinth.core.gates import Verdict
@@ -86,7 +87,6 @@ PRELOAD = [
     "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl", "flight_delays.api", "onnxruntime",
     "faults.chaos",
 ]  # fmt: skip
-CONVERGENCE_SECONDS = 30.0
 BATCH = 10
 """Kills between two looks."""
 
@@ -441,7 +441,7 @@ class World:
             shutil.copy(registry, self.folder / "mlflow" / "mlflow.db")
         synthetic.write_online_store(self.settings.product_dir(PRODUCT) / "online" / "online.db", synthetic.flights(5))
         process = self.start(run_pipeline, (self.seed, 3), "setup")
-        process.join(120)
+        process.join(PATIENCE)
         assert process.exitcode == 0, self.log("setup")
         first = self.acknowledged()[0]["digest"]
         self.ledger.promote(PRODUCT, first, expected_generation=0, actor="setup", reason="begin")
@@ -499,7 +499,7 @@ class World:
     def command(self, op, failpoint=""):
         """Have somebody do something now: what they were told, or None when they were killed at the failpoint."""
         operator = self.decide(calm=True, op=op, failpoint=failpoint)
-        operator.process.join(60)
+        operator.process.join(PATIENCE)
         self.operators.remove(operator)
         told = [item for item in self.acknowledged() if item.get("actor") == f"person-{self.decisions}"]
         return told[-1] if told else None
@@ -519,7 +519,7 @@ class World:
         return None
 
     def request(self, method, path, body=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
@@ -534,9 +534,9 @@ class World:
         started = time.monotonic()
         lag = ["not looked at"]
         while lag:
-            if time.monotonic() - started > CONVERGENCE_SECONDS:
+            if time.monotonic() - started > PATIENCE:
                 tails = "\n".join(f"--- {being.name}\n{self.log(being.name)[-1500:]}" for being in self.beings)
-                raise AssertionError(f"not converged after {CONVERGENCE_SECONDS:.0f} s: {lag}\n{tails}")
+                raise AssertionError(f"not converged after {PATIENCE:.0f} s: {lag}\n{tails}")
             self.operators = [operator for operator in self.operators if operator.reap(self.kills)]
             for being in self.beings:
                 assert being.reap(self.kills), f"{being.name} was killed by nobody: {self.log(being.name)[-3000:]}"
@@ -645,7 +645,7 @@ class World:
         for being in [*self.beings, *self.operators]:
             if being.process is not None:
                 being.process.kill()
-                being.process.join(10)
+                being.process.join(PATIENCE)
         self.ledger.close()
 
     def summary(self):

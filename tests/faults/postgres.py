@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psycopg
 
+from patience import PATIENCE
+
 
 def find_binaries():
     """The folder of `initdb` and `postgres`, the newest version first; None when PostgreSQL is not installed."""
@@ -80,7 +82,7 @@ class PostgresServer:
                 cwd=self.folder, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._as,
             )  # fmt: skip
         self._numbers = count(1)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 self._execute("SELECT 1")
@@ -124,8 +126,8 @@ class PostgresServer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(20)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(20)
+                self.process.wait(PATIENCE)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from ledgers import live
+from patience import PATIENCE
 from plinth.ledger.audit import seal
 from plinth.ledger.invariants import check_ledger
 from plinth.ledger.store import Ledger
@@ -26,7 +27,7 @@ def state(tmp_path, make_manifest):
 
 def plinth(state, *words):
     env = {**os.environ, "PLINTH_HOME": str(state.parent), "PLINTH_STATE": str(state)}
-    done = subprocess.run([PLINTH, *words, "--json"], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([PLINTH, *words, "--json"], env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert "Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -163,7 +164,7 @@ def test_row_36_a_copy_that_was_kept_elsewhere_shows_what_was_changed(state):
     env = {**os.environ, "PLINTH_HOME": str(state.parent), "PLINTH_STATE": str(state)}
     copy = state / "copy.jsonl"
     for name in (copy, state / "later.jsonl"):
-        done = subprocess.run([PLINTH, "audit", "export", "--output", name], env=env, capture_output=True, timeout=120)
+        done = subprocess.run([PLINTH, "audit", "export", "--output", name], env=env, capture_output=True)
         assert done.returncode == 0, done.stderr
         if name == copy:
             end = reseal(state, 9, actor="eve")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from patience import PATIENCE
 from plinth.retrieval import minilm
 
 SEED = int(os.environ.get("PLINTH_SEED", random.randrange(2**31)))
@@ -20,7 +21,7 @@ def start(folder):
 
 def test_processes_that_make_the_model_at_once_leave_one_whole_model(tmp_path):
     running = [start(tmp_path) for _ in range(3)]
-    assert [process.wait(120) for process in running] == [0, 0, 0]
+    assert [process.wait(PATIENCE) for process in running] == [0, 0, 0]
     (only,) = tmp_path.iterdir()
     assert minilm._whole(only)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from assistant_workspace import PAGES, PRODUCT, begin, environment, make_workspace, run, state_of, write_page
+from patience import PATIENCE
 from plinth.assistants import checks, indexing, records
 from plinth.assistants.builds import alone
 from plinth.core.corpus import PROBE_TENANT, Scope
@@ -116,7 +117,7 @@ def test_row_16_a_build_killed_in_the_middle_harms_nothing_and_the_next_one_goes
     (half,) = {*records.unfinished(state_of(platform)), *engine_of(platform).store.builds()} - {first}
     promote = subprocess.run(
         [PLINTH, "index", "promote", PRODUCT, half, "--inline"],
-        env=environment(platform), capture_output=True, text=True, timeout=120,
+        env=environment(platform), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert promote.returncode == RefusedByPolicy.exit_code
     assert "is not complete" in promote.stderr
@@ -170,7 +171,7 @@ def test_row_18_a_model_whose_file_was_exchanged_is_never_asked_with(tmp_path):
     model.write_bytes(bytes(data))
     promote = subprocess.run(
         [PLINTH, "index", "promote", PRODUCT, serving(platform).index.build, "--inline"],
-        env=environment(platform), capture_output=True, text=True, timeout=120,
+        env=environment(platform), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert "Traceback" not in promote.stderr
     assert digest_file(model) == good

@@ -12,6 +12,7 @@ import numpy as np
 import onnx as onnx_format
 import pytest
 
+from patience import PATIENCE
 from plinth.errors import Corrupt, RefusedByPolicy
 from plinth.ledger.artifacts import ArtifactStore
 from plinth.models import onnx
@@ -184,7 +185,7 @@ def test_looking_at_a_hostile_file_of_256_mib_keeps_memory_flat(tmp_path):
         [sys.executable, "-c", program, str(path), str(tensors)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

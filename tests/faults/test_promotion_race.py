@@ -10,6 +10,7 @@ import pytest
 
 from faults.forking import fork_context
 from faults.manifests import PRODUCT, make_manifest
+from patience import PATIENCE
 from plinth.core.rollouts import Plan, Stage
 from plinth.errors import Conflict
 from plinth.ledger.rollouts import Rollouts
@@ -36,7 +37,7 @@ def _racer(url, number, attempt, barrier, orders, answers):
     """One process: waits for the starting shot of every round, decides, and says how it went."""
     ledger = Ledger(url)
     for digest, generation in iter(orders.get, None):
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         try:
             attempt(ledger, number, digest, generation)
             answers.put((number, None))
@@ -77,7 +78,7 @@ class Racers:
         """Let all go at once: the winners, and what each loser was told."""
         for orders, digest in zip(self.orders, digests, strict=True):
             orders.put((digest, generation))
-        outcomes = [self.answers.get(timeout=60) for _ in self.processes]
+        outcomes = [self.answers.get(timeout=PATIENCE) for _ in self.processes]
         return [number for number, told in outcomes if told is None], [told for _, told in outcomes if told is not None]
 
 

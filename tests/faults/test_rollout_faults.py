@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from faults import chaos
 from faults.forking import fork_context
 from faults.proxy import FaultProxy
+from patience import PATIENCE
 from plinth.core.failpoints import NAMES
 from plinth.core.rollout_policy import Compare
 from plinth.core.rollouts import Plan, Stage
@@ -39,7 +40,7 @@ FULL = int(os.environ.get("CHAOS_KILLS", "0")) >= 1000
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
-def wait_for(condition, seconds=30.0, what="it"):
+def wait_for(condition, seconds=PATIENCE, what="it"):
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"{what} did not happen within {seconds:.0f} s"
@@ -53,7 +54,7 @@ def registry(tmp_path_factory):
     path = tmp_path_factory.mktemp("registry") / "mlflow.db"
     process = fork_context(chaos.PRELOAD).Process(target=chaos.make_registry, args=(str(path),))
     process.start()
-    process.join(120)
+    process.join(PATIENCE)
     assert process.exitcode == 0
     return path
 
@@ -91,7 +92,7 @@ def good_release(world):
     found = [r.digest for r in world.ledger.releases(PRODUCT) if r.digest != serving and r.digest[0] not in "01234"]
     if not found:
         process = world.start(chaos.run_pipeline, (time.time_ns() % 2**31, 1), "more")
-        process.join(60)
+        process.join(PATIENCE)
         assert process.exitcode == 0, world.log("more")
         return good_release(world)
     return found[0]
@@ -168,7 +169,7 @@ def test_row_1_a_pipeline_that_dies_registers_nothing_half(world, name):
     assert len(world.ledger.releases(PRODUCT)) == before
     settle(world)
     again = world.start(chaos.run_pipeline, (seed, 1), "pipeline")
-    again.join(60)
+    again.join(PATIENCE)
     assert again.exitcode == 0, world.log("pipeline")
     assert len(world.ledger.releases(PRODUCT)) == before + 1
     settle(world)
@@ -320,7 +321,7 @@ def test_row_5_a_ledger_that_somebody_locks_is_a_clear_error_after_a_bounded_wai
         began = time.monotonic()
         done = subprocess.run(
             [Path(sys.executable).parent / "plinth", "rollout", "abort", PRODUCT],
-            env={**os.environ, **world.environment}, capture_output=True, text=True, timeout=60,
+            env={**os.environ, **world.environment}, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 1
         assert "locked" in done.stderr
@@ -402,7 +403,7 @@ def test_row_22_a_prometheus_that_hangs_stops_neither_the_service_nor_the_contro
 
         with inhabited(tmp_path / "state", registry, change=asks_it) as world:
             rollout = start(world, IMPATIENT)
-            until = time.monotonic() + 45
+            until = time.monotonic() + PATIENCE
             while phase(world, rollout) != "rolled-back":
                 assert time.monotonic() < until, world.log("controller-1")
                 assert world.ask() in {rollout.serving, rollout.candidate}
@@ -516,7 +517,7 @@ def with_clock(world, clock):
     finally:
         for process in processes:
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE)
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (apt-get install faketime)")
@@ -525,8 +526,8 @@ def test_row_24_a_clock_that_jumps_moves_neither_leases_nor_bakes(tmp_path, regi
     clock.write_text("+0")
     plan = chaos.PLAN.model_copy(update={"stages": (Stage(kind="full", percent=100, bake=3),)})
     with inhabited(tmp_path / "state", registry) as world, with_clock(world, clock):
-        wait_for(lambda: world.log("controller-1").count('"leads"') >= 2, 120, "the take-over")
-        wait_for(world.ask, 120, "the service's start")
+        wait_for(lambda: world.log("controller-1").count('"leads"') >= 2, what="the take-over")
+        wait_for(world.ask, what="the service's start")
         # Somebody else wants the lease all the time, by a clock that does not jump.
         rival = Candidate(world.ledger, LEASE, "rival", patience=4)
         for jump in ("+2h", "-2h"):
@@ -587,13 +588,13 @@ def test_row_37_a_controller_out_of_memory_is_started_again_and_does_nothing_twi
 def test_row_37_a_pipeline_out_of_memory_registers_once_when_it_is_run_again(world):
     before = len(world.ledger.releases(PRODUCT))
     process = world.start(chaos.run_starving_pipeline, (37,), "starving")
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode not in {0, None}
     assert "MemoryError" in world.log("starving")
     assert len(world.ledger.releases(PRODUCT)) == before
     for _ in range(2):
         again = world.start(chaos.run_pipeline, (37, 1), "pipeline")
-        again.join(60)
+        again.join(PATIENCE)
         assert again.exitcode == 0, world.log("pipeline")
     # Each run is a training and a release of its own; the one that died left none, and no artefact half.
     assert len(world.ledger.releases(PRODUCT)) == before + 2

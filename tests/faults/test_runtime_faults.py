@@ -15,6 +15,7 @@ from dataclasses import asdict
 import psutil
 import pytest
 
+from patience import PATIENCE
 from plinth.errors import Conflict, InvalidInput, NotFound, Unavailable
 from plinth.runtime import embedded, leftovers
 from plinth.runtime.port import Service
@@ -66,7 +67,7 @@ def make_platform(tmp_path, state=None):
     return Platform.from_settings(Settings(home=tmp_path, state=state or tmp_path / "state"))
 
 
-def wait_until(condition, patience=30.0):
+def wait_until(condition, patience=PATIENCE):
     until = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
@@ -259,7 +260,7 @@ def test_ctrl_c_in_the_foreground_stops_everything(platform, tmp_path, number):
         assert readable, "nothing was said within a minute"
         assert "Ctrl-C" in process.stdout.readline()
         process.send_signal(number)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
         assert left(platform) == []
     finally:
         process.kill()

@@ -18,6 +18,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from patience import PATIENCE
 from plinth.core.digests import digest_bytes
 from plinth.settings import Settings, find_home
 
@@ -72,8 +73,8 @@ def inference_rows(state):
     return sum(pq.read_metadata(file).num_rows for file in files)
 
 
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -218,7 +219,7 @@ def test_row_4_a_disk_that_takes_no_more_stops_no_prediction_and_the_log_heals(r
     assert inference_rows(running.state) == before + 10
 
 
-def raw(running, head, chunks, timeout=30):
+def raw(running, head, chunks, timeout=PATIENCE):
     """Send bytes as they are; the whole answer as text."""
     with socket.create_connection(("127.0.0.1", running.port), timeout=timeout) as connection:
         connection.sendall(head)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from faults.forking import fork_context
+from patience import PATIENCE
 from plinth.core.products import Monitoring
 from plinth.ledger.store import Ledger
 from plinth.monitoring.performance import Calibration
@@ -21,7 +22,7 @@ def report(url, number, barrier, answers):
     """One process: a drift report a round, all at the same moment, each with a clock a little off."""
     ledger = Ledger(url)
     for turn in range(ROUNDS):
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         now = START + timedelta(days=turn * 8, milliseconds=number)
         answers.put((turn, trigger(ledger, "flight-delays", BAD, BOUNDS, now).fire))
     ledger.close()
@@ -38,9 +39,9 @@ def test_row_15_of_twenty_drift_reports_at_once_one_triggers_each_cool_down(ledg
     ]
     for process in processes:
         process.start()
-    fired = [answers.get(timeout=120) for _ in range(PROCESSES * ROUNDS)]
+    fired = [answers.get(timeout=PATIENCE) for _ in range(PROCESSES * ROUNDS)]
     for process in processes:
-        process.join(30)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     assert sorted(turn for turn, fire in fired if fire) == list(range(ROUNDS))
     assert len(ledger.events("flight-delays", EVENT)) == ROUNDS

@@ -11,6 +11,7 @@ import pytest
 
 from answering import events
 from assistant_state import HOME, PRODUCT, TOPICS, State, documents, question
+from patience import PATIENCE
 from plinth.assistants import tenants
 from plinth.assistants.probing import Service as Probe
 from plinth.cli import ask as ask_command
@@ -61,7 +62,7 @@ class Running:
         if self.serving() == digest:
             return
         self.state.promote(digest)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while self.serving() != digest:
             assert time.monotonic() < deadline, self.service.ask("GET", "/readyz")
             time.sleep(0.02)

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from assistant_workspace import PAGES, PRODUCT, environment, make_workspace, run
+from patience import PATIENCE
 from plinth.core.findings import violations
 from plinth.errors import InvalidInput
 from plinth.rollouts import release
@@ -50,7 +51,7 @@ def running(platform):
             for command in commands
         ]
     try:
-        until = time.monotonic() + 90
+        until = time.monotonic() + PATIENCE
         while get_json(url, "/readyz")[0] != 200:
             assert time.monotonic() < until, (folder / "processes.log").read_text()[-3000:]
             time.sleep(0.2)
@@ -59,7 +60,7 @@ def running(platform):
         for process in processes:
             process.terminate()
         for process in processes:
-            process.wait(timeout=30)
+            process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

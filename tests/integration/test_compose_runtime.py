@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import servers
+from patience import PATIENCE
 
 IMAGE = "debian:bookworm-slim"
 COMPOSE = f"""
@@ -84,7 +85,7 @@ class Stack:
         return {item["name"]: item for item in self.compose("status", "--json")["services"]}
 
     def docker(self, *words):
-        return subprocess.run(["docker", *words], capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(["docker", *words], capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
     def volumes(self):
         return self.docker("volume", "ls", "-q", "--filter", f"label=com.docker.compose.project={self.project}").split()
@@ -92,8 +93,8 @@ class Stack:
     def container(self, service):
         return f"{self.project}-{service}-1"
 
-    def until(self, service, health, seconds=60):
-        end = time.monotonic() + seconds
+    def until(self, service, health):
+        end = time.monotonic() + PATIENCE
         while (found := self.services()[service])["health"] != health:
             assert time.monotonic() < end, found
             time.sleep(0.5)
@@ -180,7 +181,7 @@ def test_a_container_that_dies_is_started_again_and_counted(stack):
     before = stack.services()["well"]
     # From inside: after `docker kill` the engine would leave it be, as something that somebody wanted to end.
     subprocess.run(["docker", "exec", stack.container("well"), "bash", "-c", "kill -9 -1"], capture_output=True)
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while (now := stack.services()["well"])["pid"] in (None, before["pid"]) or now["health"] != "healthy":
         assert time.monotonic() < end, now
         time.sleep(0.5)
@@ -221,11 +222,11 @@ def test_following_goes_on_across_a_restart_of_the_container(stack):
         wait_for(lambda: "hello of well\n" in lines)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.2)
@@ -319,7 +320,7 @@ def typed(stack, answer, code):
     )  # fmt: skip
     os.close(terminal)
     os.write(master, answer.encode())
-    said, end = b"", time.monotonic() + 120
+    said, end = b"", time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if select.select([master], [], [], 0.2)[0]:
             try:
@@ -331,7 +332,7 @@ def typed(stack, answer, code):
             said += piece
         elif process.poll() is not None:
             break
-    assert process.wait(10) == code, said
+    assert process.wait(PATIENCE) == code, said
     os.close(master)
     return said.decode()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from patience import PATIENCE
 from plinth.core.rollout_policy import Compare, Contract
 from plinth.core.rollouts import Plan, Stage
 from plinth.models.faulty import make_faulty
@@ -56,7 +57,7 @@ class Controllers:
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
 class World:
@@ -110,7 +111,7 @@ class World:
         bodies = [{"flights": [synthetic_state.as_json(flight)]} for flight in synthetic_state.flights(2000)]
         return Traffic(f"http://127.0.0.1:{self.service.port}", bodies, RATE)
 
-    def wait(self, rollout, *phases, seconds=40):
+    def wait(self, rollout, *phases, seconds=PATIENCE):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             now = self.rollouts.get(rollout.id)
@@ -143,7 +144,7 @@ def test_the_same_model_again_is_promoted_though_its_controller_is_killed_half_w
     with world.traffic() as traffic:
         rollout = world.roll_out(digest)
         world.wait(rollout, "canary")
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE
         while world.rollouts.get(rollout.id).revision == 1:  # until somebody counts its time
             assert time.monotonic() < until, world.controllers.log.read_text()
             time.sleep(0.05)
@@ -189,7 +190,7 @@ def alone(world, tmp_path):
 
 
 def wait_ready(controllers, process):
-    ready, until = controllers.log.parent / "run" / "controller.ready", time.monotonic() + 30
+    ready, until = controllers.log.parent / "run" / "controller.ready", time.monotonic() + PATIENCE
     while not ready.exists() or ready.read_text() != str(process.pid):
         assert time.monotonic() < until, controllers.log.read_text()
         time.sleep(0.05)
@@ -211,17 +212,17 @@ def test_out_of_memory_ends_it_and_after_a_restart_the_effect_is_done_once(alone
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmPeak"))
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE) == 0
 
     platform = Platform.from_settings(Settings(home=synthetic_state.HOME, state=tmp_path))
     client = platform.registry._client
     client.create_registered_model(PRODUCT)
     client.create_model_version(PRODUCT, "file:///nowhere")
     synthetic_state.release(platform.settings, b"a model")
-    assert alone.start(address_space=peak + 2**24).wait(30) == 1
+    assert alone.start(address_space=peak + 2**24).wait(PATIENCE) == 1
     assert len(platform.ledger.pending_effects(PRODUCT)) == 1
     alone.start()
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while platform.ledger.pending_effects(PRODUCT):
         assert time.monotonic() < until, alone.log.read_text()
         time.sleep(0.1)

@@ -11,6 +11,7 @@ import pytest
 
 from bench import synthetic_state
 from flight_delays.vector import FEATURES
+from patience import PATIENCE
 from plinth.core.rollouts import ENDED
 from plinth.errors import Conflict, NotFound, RefusedByPolicy, Unavailable
 from plinth.ledger.rollouts import Rollouts
@@ -23,7 +24,6 @@ from plinth.wiring import Platform
 
 PRODUCT = synthetic_state.PRODUCT
 HOME = synthetic_state.HOME
-pytestmark = pytest.mark.timeout(300)
 
 
 def register(platform, model):
@@ -59,7 +59,7 @@ def running(settings):
     finally:
         controller.terminate()
         service.stop()
-        controller.wait(timeout=30)
+        controller.wait(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_release_whose_metrics_are_missing_is_rolled_back_and_its_log_heals(pl
     assert found["requests_failed"] == 0
     assert found["reason"].startswith("no metrics")
     folder = platform.settings.product_dir(PRODUCT) / "requests" / f"generation={before.generation + 1}"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not (folder.is_dir() and list(folder.glob("part-*.parquet"))) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert list(folder.glob("part-*.parquet")), "what was buffered is written once the place is free"
@@ -153,7 +153,7 @@ def test_a_drill_that_is_interrupted_leaves_no_rollout_and_no_file_behind(platfo
     assert not place.is_file()
     rollouts = Rollouts(platform.ledger)
     newest = rollouts.of(PRODUCT)[0]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while rollouts.get(newest.id).state.phase not in ENDED and time.monotonic() < deadline:
         time.sleep(0.1)
     assert rollouts.get(newest.id).state.phase == "rolled-back"
@@ -170,7 +170,7 @@ def test_a_drill_refuses_to_start_beside_a_running_rollout(platform, product):
     finally:
         commands.abort(platform.ledger, PRODUCT, actor="tester")
     rollouts = Rollouts(platform.ledger)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while rollouts.unfinished() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not rollouts.unfinished()

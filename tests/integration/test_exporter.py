@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from pydantic import SecretStr
 
+from patience import PATIENCE
 from plinth.runtime.controller import Manifests
 from plinth.runtime.exporter import AT_ONCE, Exporter
 from plinth.settings import Settings
@@ -75,7 +76,7 @@ def exported(tmp_path, make_product_manifest, free_port, prefect):
 
 
 def get(exporter, path="/metrics", **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=PATIENCE)
     connection.request("GET", path, headers=headers)
     answer = connection.getresponse()
     body = answer.read().decode()
@@ -142,7 +143,7 @@ def test_a_foreign_host_is_refused_and_a_known_one_answered(exported):
 def test_only_the_two_paths_and_reading_are_answered(exported):
     exporter = exported()
     assert get(exporter, "/")[0] == 404
-    connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=PATIENCE)
     connection.request("POST", "/metrics", body=b"x")
     assert connection.getresponse().status == 501
     connection.close()
@@ -172,7 +173,7 @@ def test_clients_that_hold_connections_do_not_pile_up(exported):
     assert closed == 4
     for one in held:
         one.close()
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while True:
         try:
             assert get(exporter, "/healthz")[0] == 200

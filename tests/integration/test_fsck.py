@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ledgers import begin, move
+from patience import PATIENCE
 from plinth.core.findings import violations
 from plinth.ledger.rollouts import Rollouts
 from plinth.runtime.fsck import check_artifacts, check_features, check_ledger, check_logs, check_services
@@ -89,7 +90,7 @@ def test_a_release_with_a_corrupt_file_is_named_by_the_store_and_by_the_service_
     assert f"generation {before.generation} " in said  # the last good release serves on
     assert "does not match its digest" in said
     path.write_bytes(good)
-    until = time.monotonic() + 30  # it tries a refused release again after a pause
+    until = time.monotonic() + PATIENCE  # it tries a refused release again after a pause
     while wrong(running):
         assert time.monotonic() < until
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from assistant_workspace import PRODUCT, SECRET_PAGES, begin, environment, make_workspace, run, state_of, write_page
+from patience import PATIENCE
 from plinth.assistants import checks, freshness, indexing, records, releases, tenants
 from plinth.assistants.builds import alone
 from plinth.assistants.tombstones import refuse_deleted
@@ -201,7 +202,7 @@ def running(platform):
     with log.open("wb") as file:
         process = subprocess.Popen(spec.argv, env={**environment(platform), **spec.env}, stdout=file, stderr=file)
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + PATIENCE
         while call(spec.url, "/readyz")[0] != 200:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
@@ -209,7 +210,7 @@ def running(platform):
         yield spec.url
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def call(url, path, body=None, key="public"):
@@ -247,7 +248,7 @@ def test_row_17_answers_of_a_stale_index_are_labelled_stale(tmp_path, models):
     platform = make_workspace(tmp_path / "home", models, freshness="1s")
     begin(platform)
     with running(platform) as url:
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while (answer := call(url, "/ask", {"question": "When are tomatoes watered?"})[1])["stale"] != ["docs"]:
             assert time.monotonic() < until, answer
             time.sleep(0.2)

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 
+from patience import PATIENCE
 from plinth.runtime.services import product_service
 from plinth.settings import Settings
 from plinth.wiring import Platform
@@ -44,7 +45,7 @@ def test_the_service_of_a_new_product_starts_and_answers(tmp_path, monkeypatch):
     }
     process = subprocess.Popen(service.argv, env={**os.environ, **service.env, **sources})
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while call(service.health)[0] != 200:
             assert process.poll() is None, "the service ended by itself"
             assert time.monotonic() < until
@@ -53,4 +54,4 @@ def test_the_service_of_a_new_product_starts_and_answers(tmp_path, monkeypatch):
         assert call(f"{service.url}/predict", {"segment": "nowhere"})[0] == 400
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)

@@ -7,6 +7,7 @@ import time
 import httpx
 import pytest
 
+from patience import PATIENCE
 from plinth.errors import Unavailable
 from plinth.pipelines.prefect import PrefectRunner
 from plinth.pipelines.step import artifact, step
@@ -42,7 +43,7 @@ def runner(prefect_platform, tmp_path):
     )  # fmt: skip
 
 
-def task_runs(url, run_id, expected, patience=30.0):
+def task_runs(url, run_id, expected, patience=PATIENCE):
     """The task runs of a flow run; the server records them a moment after they happened."""
     until = time.monotonic() + patience
     found = []
@@ -81,7 +82,7 @@ def test_the_run_is_seen_in_the_server_under_the_same_id_with_artifacts_and_logs
     of_run = {"flow_runs": {"id": {"any_": [result.run_id]}}}
     stored = httpx.post(f"{url}/artifacts/filter", json=of_run).json()
     assert [(item["key"], item["data"]) for item in stored] == [("story", "# many")]
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     messages: list[str] = []
     while "run completed, 1 steps" not in messages and time.monotonic() < until:
         time.sleep(0.5)
@@ -123,6 +124,6 @@ def test_a_run_survives_the_kill_of_the_server_and_is_told_to_it_afterwards(runn
     result = runner.run(interrupted)
     assert (result.status, result.output) == ("completed", 3)
     url = prefect_platform.settings.prefect_api_url
-    assert httpx.get(f"{url}/flow_runs/{result.run_id}", timeout=20).json()["state_type"] == "COMPLETED"
+    assert httpx.get(f"{url}/flow_runs/{result.run_id}", timeout=PATIENCE).json()["state_type"] == "COMPLETED"
     # The slot that could not be given back does not keep the product's next run from starting.
     assert runner.run(one).status == "completed"

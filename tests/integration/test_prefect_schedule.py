@@ -11,6 +11,7 @@ import time
 
 import httpx
 
+from patience import PATIENCE
 from plinth.runtime import leftovers
 from plinth.runtime.services import environment
 
@@ -54,7 +55,7 @@ def test_a_schedule_fires_and_its_run_is_the_pipeline_s(prefect_platform, tmp_pa
     with log.open("wb") as out:
         subprocess.Popen([sys.executable, "-P", "-c", WORKER], env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
-        until = time.monotonic() + 90
+        until = time.monotonic() + PATIENCE
         finished = []
         while not finished and time.monotonic() < until:
             time.sleep(1)
@@ -72,7 +73,7 @@ def test_a_schedule_fires_and_its_run_is_the_pipeline_s(prefect_platform, tmp_pa
     assert finished[0]["id"] in ticks
     body = {"flow_runs": {"id": {"any_": [finished[0]["id"]]}}}
     tasks: list[dict] = []
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while not tasks and time.monotonic() < until:  # the server records task runs a moment after they happened
         time.sleep(0.5)
         tasks = httpx.post(f"{settings.prefect_api_url}/task_runs/filter", json=body).json()

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from flight_delays import vector
+from patience import PATIENCE
 from plinth.core.digests import digest_bytes
 from plinth.core.rollouts import State
 from plinth.core.routes import Route
@@ -80,8 +81,8 @@ class Running:
     def ready(self):
         return self.service.ask("GET", "/readyz")[1]
 
-    def wait_for(self, condition, seconds=20):
-        deadline = time.monotonic() + seconds
+    def wait_for(self, condition):
+        deadline = time.monotonic() + PATIENCE
         while not condition(ready := self.ready()):
             assert time.monotonic() < deadline, ready
             time.sleep(0.03)
@@ -264,7 +265,7 @@ def test_a_shadow_scores_what_is_answered_and_never_answers(running):
         status, answer, _ = running.predict(ENTITIES[i : i + 4])
         assert (status, answer["release"]) == (200, running.serving)
         assert not any("release" in row for row in answer["predictions"])
-    deadline, found = time.monotonic() + 10, []
+    deadline, found = time.monotonic() + PATIENCE, []
     while len(found) < 50 and time.monotonic() < deadline:
         rows = running.requests(running.rollout.generation)
         found = [row for row in rows if row["arm"] == "shadow"]
@@ -379,7 +380,7 @@ def test_a_kill_while_loading_leaves_nothing_that_a_restart_does_not_mend(tmp_pa
     running.service.stop()
     running.start(50)
     killed = synthetic.ServiceProcess(tmp_path, port, PLINTH_FAILPOINT=f"{place}:kill")
-    assert killed.process.wait(timeout=60) == -signal.SIGKILL
+    assert killed.process.wait(timeout=PATIENCE) == -signal.SIGKILL
     running.service = synthetic.ServiceProcess(tmp_path, port).wait_ready()
     running.wait_for_route(running.rollout.generation, 1)
     route = Route(running.rollout.generation, 1, running.serving, running.candidate, 5000)

@@ -17,6 +17,7 @@ import yaml
 from assistant_workspace import PRODUCT as ASSISTANT
 from assistant_workspace import begin, environment, make_workspace
 from bench import synthetic_state
+from patience import PATIENCE
 from plinth.serving.tokens import Credentials
 from plinth.telemetry import metrics
 
@@ -95,7 +96,7 @@ class Stage:
             self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
 
     def ask(self, name, path, body=None, method="POST", **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[name], timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[name], timeout=PATIENCE)
         headers = {"Content-Type": "application/json", **Credentials(KEY, "tester").headers(name), **headers}
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -105,7 +106,7 @@ class Stage:
             connection.close()
 
     def ready(self, name):
-        until = time.monotonic() + 120
+        until = time.monotonic() + PATIENCE
         while True:
             try:
                 if self.ask(name, "/readyz", method="GET")[0] == 200:
@@ -122,7 +123,7 @@ class Stage:
 
     def settled(self, look):
         """What `look` gives as soon as it is something."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while True:
             try:
                 found = look()
@@ -136,7 +137,7 @@ class Stage:
         for process in self.processes:
             process.terminate()
         for process in self.processes:
-            process.wait(timeout=30)
+            process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 import processes
+from patience import PATIENCE
 from plinth.core.basic_auth import authorization
 from plinth.errors import InvalidInput, RefusedByPolicy, Unavailable
 from plinth.models.mlflow_connection import MlflowConnection
@@ -45,7 +46,7 @@ print(json.dumps(found))
 def status(url, method="GET", headers=None, data=None):
     request = urllib.request.Request(url, method=method, headers=headers or {}, data=data)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -193,7 +194,7 @@ def test_a_slot_that_was_taken_when_the_prefect_server_died_is_given_back_at_its
 
     def api(server):
         user, _, password = server.auth.partition(":")
-        return httpx.Client(base_url=f"{server.api}/v2/concurrency_limits", auth=(user, password), timeout=30)
+        return httpx.Client(base_url=f"{server.api}/v2/concurrency_limits", auth=(user, password), timeout=PATIENCE)
 
     with postgres.database() as url:
         database = url.replace("+psycopg", "+asyncpg")

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flight_delays import vector
+from patience import PATIENCE
 from plinth.cli import predict as predict_command
 from plinth.cli.command import Groups
 from plinth.cli.output import Output
@@ -185,7 +186,7 @@ def test_the_request_id_is_in_the_answer_the_log_and_the_inference_log(running):
     assert row["score"] == pytest.approx(answer["predictions"][0]["probability"])
     assert row["entity_id"] == answer["predictions"][0]["flight_id"]
     assert set(vector.FEATURES) <= set(row)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not any(line.get("request_id") == "follow-me-1" for line in running.lines()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -244,7 +245,7 @@ def test_the_command_says_when_the_service_is_not_up(running, free_port, monkeyp
 
 def test_a_second_service_on_the_same_port_is_refused_with_the_settings_name(running):
     second = Service(running.state, running.port)
-    assert second.process.wait(timeout=60) == 1
+    assert second.process.wait(timeout=PATIENCE) == 1
     assert "PLINTH_SERVICE_PORTS" in running.log.read_text()
 
 
@@ -270,7 +271,7 @@ def test_a_new_release_is_taken_over_without_dropping_a_request(tmp_path, free_p
             thread.start()
         time.sleep(0.5)
         new = synthetic.release(settings, models[1][1], number=2)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while service.ask("GET", "/readyz")[1]["release"] != new and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)
@@ -323,7 +324,7 @@ def test_bentoml_serve_serves_the_same(tmp_path, free_port, make_state):
     finally:
         children = psutil.Process(service.process.pid).children(recursive=True)
         service.stop()
-        psutil.wait_procs(children, timeout=20)
+        psutil.wait_procs(children, timeout=PATIENCE)
         assert not [child for child in children if child.is_running()]
 
 
@@ -351,7 +352,7 @@ def test_a_requests_trace_arrives_in_mlflow_with_its_request_id(tmp_path, free_p
         import mlflow
 
         client = mlflow.MlflowClient(f"http://127.0.0.1:{mlflow_port}")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         found = []
         while not found and time.monotonic() < deadline:
             time.sleep(0.3)
@@ -389,8 +390,8 @@ def test_without_a_release_the_service_runs_and_says_why_it_is_not_ready(tmp_pat
         service.stop()
 
 
-def _wait_for(url, seconds=90):
-    deadline = time.monotonic() + seconds
+def _wait_for(url):
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import pytest
 
 from assistant_state import State, documents, question
+from patience import PATIENCE
 from plinth.assistants import tenants
 from plinth.assistants.app import AnswerApp
 from plinth.assistants.probing import Service as Probe
@@ -53,13 +54,13 @@ class Guarded(synthetic_state.ServiceProcess):
         super().__init__(state, port, command=command, **given)
         self.settings = Settings(state=state, home=HOME)
 
-    def ask(self, method, path, body=None, headers=None, timeout=30, token=None):
+    def ask(self, method, path, body=None, headers=None, timeout=PATIENCE, token=None):
         shown = {"Authorization": f"Bearer {token}"} if token else self.credentials.headers(self.product)
         return super().ask(method, path, body, {**shown, **(headers or {})}, timeout)
 
     def anonymous(self, method, path, headers=None):
         """Status, headers and body of a request without a token, its path as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, b"{}", {"Content-Type": "application/json", **(headers or {})})
             answer = connection.getresponse()
@@ -151,8 +152,8 @@ def forged(product):
     }  # fmt: skip
 
 
-def wait_for(condition, seconds=20):
-    until = time.monotonic() + seconds
+def wait_for(condition):
+    until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -189,7 +190,7 @@ def test_every_route_and_every_disguise_of_one_is_401_without_a_token(service):
 @pytest.mark.parametrize("token", ["", "a.b.c"])
 def test_a_websocket_without_a_token_is_refused(service, token):
     shown = f"Authorization: Bearer {token}\r\n" if token else ""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE) as connection:
         connection.sendall(
             f"GET {service.good[1]} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{shown}"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
@@ -299,14 +300,14 @@ def test_more_than_it_can_answer_is_shed_and_strangers_take_no_place(tmp_path, f
             said = list(pool.map(call, range(500)))
         assert set(said[1::2]) == {401}
         assert {200} <= set(said[::2]) <= {200, 429, 503}
-        wait_for(lambda: service.ask(method, path, body)[0] == 200, 30)
+        wait_for(lambda: service.ask(method, path, body)[0] == 200)
         assert service.ask("GET", "/readyz")[0] == 200
     finally:
         service.stop()
 
 
 def test_a_stranger_who_sends_slowly_or_much_is_told_before_it_is_read(service):
-    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE) as connection:
         connection.sendall(
             f"POST {service.good[1]} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             "Content-Length: 100000000\r\n\r\n{".encode()
@@ -328,7 +329,7 @@ def test_a_service_whose_clock_is_two_hours_off_refuses_what_is_not_valid_by_it_
         FAKETIME_DONT_FAKE_MONOTONIC="1",
     )  # fmt: skip
     try:
-        service.wait_ready(180)
+        service.wait_ready()
         now = int(time.time())
         short, long = (signed(claims("flight-delays", exp=now + seconds)) for seconds in (600, 4 * 3600))
         earlier = signed(claims("flight-delays", iat=now - 3 * 3600))
@@ -405,7 +406,7 @@ def test_a_controller_moves_a_rollout_of_a_service_that_asks_for_tokens(tmp_path
     world = controlling.World(tmp_path / "state", free_port())
     headers = Credentials(KEY, "tester").headers("flight-delays")
     try:
-        wait_for(lambda: controlling_ready(world, headers), 90)
+        wait_for(lambda: controlling_ready(world, headers))
         world.controllers.env["PLINTH_TOKEN_KEY"] = KEY
         world.controllers.start()
         digest = world.release()

@@ -22,6 +22,7 @@ import yaml
 
 import telemetry_contract as contract
 from assistant_state import TOPICS, State, documents, question
+from patience import PATIENCE
 from plinth.assistants import freshness
 from plinth.assistants.records import BuildRecord, SourceRecord, build_folder
 from plinth.settings import Settings
@@ -159,7 +160,7 @@ class Stack:
                 process.send_signal(signal.SIGTERM)
         for process in self.processes:
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -172,10 +173,10 @@ def stack(tmp_path_factory, free_port, prefect_platform):
     try:
         made.ask(10)
         for product in (MODEL, ASSISTANT):
-            assert contract.settled(made.url, f'plinth:product_cost:monthly{{product="{product}"}}', 60)
-            assert contract.settled(made.url, f'plinth:level_burn:rate1h{{product="{product}"}}', 60)
-        assert contract.settled(made.url, "plinth_prefect_up == 1", 60)
-        assert contract.settled(made.url, "plinth_controller_leads == 1", 60)
+            assert contract.settled(made.url, f'plinth:product_cost:monthly{{product="{product}"}}')
+            assert contract.settled(made.url, f'plinth:level_burn:rate1h{{product="{product}"}}')
+        assert contract.settled(made.url, "plinth_prefect_up == 1")
+        assert contract.settled(made.url, "plinth_controller_leads == 1")
         made.ask(5)
         yield made
     finally:

@@ -12,6 +12,7 @@ import urllib.request
 import psutil
 import pytest
 
+from patience import PATIENCE
 from plinth.errors import Unavailable
 from plinth.runtime import leftovers
 from plinth.runtime.ports import is_free
@@ -160,7 +161,7 @@ def test_every_service_survives_kill_9(plinth):
     before = by_name(plinth("status", "--json"))
     for service in before.values():
         os.kill(service["pid"], signal.SIGKILL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE
     while True:
         after = by_name(plinth("status", "--json"))
         if all(item["health"] == "healthy" and item["pid"] != before[name]["pid"] for name, item in after.items()):
