@@ -66,7 +66,7 @@ def platform(tmp_path, monkeypatch):
 def kept(monkeypatch):
     kept = Kept()
     monkeypatch.setattr(health, "answers", lambda *_: True)
-    monkeypatch.setattr(traces, "MlflowExporter", lambda _url, _experiment: kept)
+    monkeypatch.setattr(traces, "MlflowExporter", lambda _url, _experiment, _headers: kept)
     return kept
 
 
