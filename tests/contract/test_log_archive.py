@@ -146,6 +146,17 @@ def test_a_lost_or_changed_object_is_found_and_archived_again_from_here(platform
     assert violations(check_archive(platform, thorough=True)) == []
 
 
+def test_a_changed_object_is_left_alone_where_the_hours_files_are_gone(platform, folder):
+    keep(platform, LATER)
+    platform.objects.put(KEY, b"all there is")
+    for path in folder.glob("date=*/*.parquet"):
+        path.unlink()
+    (finding,) = violations(check_archive(platform, thorough=True))
+    assert "backup" in finding.next
+    assert repair_archive(platform) == []
+    assert platform.objects.read(KEY) == b"all there is"
+
+
 def test_without_its_list_an_archive_is_made_again_and_never_with_fewer_rows(platform, folder):
     keep(platform, LATER)
     (folder / log_archive.MANIFEST).unlink()

@@ -182,12 +182,12 @@ class Archive:
         """What is wrong with the archive. Thorough is with the objects' content."""
         here = "its rows are on this machine: plinth fsck --repair archives them again"
         for hour, one, what in self._wrong(thorough):
-            hint = here if self._whole(one) else "restore it from a backup"
+            hint = here if self._replaceable(hour, one) else "restore it from a backup"
             yield Finding("log.archived", "violation", self.objects.where(self.key(hour)), what, hint)
 
     def forget_lost(self) -> int:
         """Let hours be archived again that are not in the bucket as they were, where their rows are here."""
-        lost = [hour for hour, one, _ in self._wrong(thorough=True) if self._whole(one)]
+        lost = [hour for hour, one, _ in self._wrong(thorough=True) if self._replaceable(hour, one)]
         for hour in lost:
             self.objects.delete(self.key(hour))
             self._note(hour, None)
@@ -207,6 +207,10 @@ class Archive:
         """Whether the rows of an archived hour are all here, or else it must not be archived again: `plinth gc` takes
         folders of the request log, and `remove` takes hours."""
         return not one.removed and all((self.folder / name).parent.is_dir() for name in one.files)
+
+    def _replaceable(self, hour: str, one: Hour) -> bool:
+        """Whether an hour's rows are here to be archived again: what is in the bucket may be all there is."""
+        return self._whole(one) and hour in self._local(time.time())
 
     def _local(self, now: float) -> dict[str, tuple[str, ...]]:
         """Closed hour to its files here."""
