@@ -349,15 +349,15 @@ def test_a_stale_env_file_names_what_it_lacks(served):
 
 
 def test_a_port_in_use_is_named_with_its_variable(served, tmp_path):
-    served.compose("stop", "alertmanager")
+    served.compose("stop", "prometheus")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", int(served.env["ALERTMANAGER_PORT"])))
+        taken.bind(("127.0.0.1", int(served.env["PROMETHEUS_PORT"])))
         taken.listen()
         done = served.plinth("up", "--detach")
         assert done.returncode == 1
-        assert "ALERTMANAGER_PORT" in done.stdout + done.stderr
-    served.compose("up", "--detach", "--wait", "alertmanager")
+        assert "PROMETHEUS_PORT" in done.stdout + done.stderr
+    served.compose("up", "--detach", "--wait", "prometheus")
 
 
 def test_row_21_ten_times_the_traffic_is_shed_and_answered_again_after(served):

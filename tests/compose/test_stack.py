@@ -32,7 +32,7 @@ UNCHECKED = {"collector"}
 STORES = {"postgres", "seaweedfs", "valkey", "qdrant"}
 EDGES = {"edge", "stores-edge"}
 # Who may reach out: they download a model at their first start.
-OUTSIDE = {"llm", "vllm"}
+OUTSIDE = {"llm", "vllm", "alertmanager"}
 SECRET_LINE = re.compile(r"\s*\w*(?:PASSWORD|SECRET|_KEY|AUTH_STRING|AUTH|TOKEN): *(\S.*)")
 
 

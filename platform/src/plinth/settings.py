@@ -75,7 +75,6 @@ class Settings(BaseSettings):
         description="An OpenTelemetry collector for traces and logs, such as http://collector:4318; empty is MLflow.",
     )
     grafana_url: str = Field("http://127.0.0.1:3000", description="Address of Grafana.")
-    alertmanager_url: str = Field("http://127.0.0.1:9093", description="Address of Alertmanager.")
     ledger_url: str | None = Field(
         None, description="SQLAlchemy URL of the ledger; default SQLite in the state folder."
     )

@@ -37,7 +37,6 @@ HOST_VIEW = {
     "PLINTH_SERVICE_PORTS": '{"flight-delays": ${FLIGHT_DELAYS_PORT}, "docs-assistant": ${DOCS_ASSISTANT_PORT}}',
     "PLINTH_SIGNALS": "prometheus",
     "PLINTH_PROMETHEUS_URL": "http://127.0.0.1:${PROMETHEUS_PORT}",
-    "PLINTH_ALERTMANAGER_URL": "http://127.0.0.1:${ALERTMANAGER_PORT}",
     "PLINTH_GRAFANA_URL": "http://127.0.0.1:${GRAFANA_PORT}",
 }
 """The settings by which the host reaches the containers, as `.env` has them."""

@@ -129,7 +129,6 @@ def reach(platform: Platform, healthy: set[str]) -> Iterator[Finding]:
         "mlflow": lambda: _get(f"{settings.mlflow_url}/api/2.0/mlflow/experiments/search?max_results=1", mlflow),
         "prefect": lambda: _get(f"{settings.prefect_api_url}/admin/version", prefect),
         "prometheus": lambda: _get(f"{settings.prometheus_url}/-/ready", {}),
-        "alertmanager": lambda: _get(f"{settings.alertmanager_url}/-/ready", {}),
         "grafana": lambda: _get(f"{settings.grafana_url}/api/health", {}),
     }
     for name, check in checks.items():

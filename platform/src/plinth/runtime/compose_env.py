@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from plinth.core.environment import HOST_VIEW, env_lines, env_text, home
@@ -18,7 +19,6 @@ from plinth.runtime.compose_state import CONTAINER_ID, make_state
 
 FILE = ".env"
 PROFILES = ("observability", "llm", "gpu")
-PROJECT = "plinth"
 PORTS = {
     "POSTGRES_PORT": 15432,
     "S3_PORT": 18333,
@@ -27,7 +27,6 @@ PORTS = {
     "MLFLOW_PORT": 5001,
     "PREFECT_PORT": 4200,
     "PROMETHEUS_PORT": 9090,
-    "ALERTMANAGER_PORT": 9093,
     "GRAFANA_PORT": 3000,
     "FLIGHT_DELAYS_PORT": 3001,
     "DOCS_ASSISTANT_PORT": 3002,
@@ -146,12 +145,17 @@ def _names() -> tuple[str, ...]:
     return tuple(name for _, names in SECTIONS for name in names)
 
 
+def _project(folder: Path) -> str:
+    """A name of this clone's own: by a common one, two clones on a machine would share, and reset, their volumes."""
+    return f"plinth-{sha256(str(folder.resolve()).encode()).hexdigest()[:6]}"
+
+
 def _values(folder: Path, wanted: Wanted) -> dict[str, str]:
     offset = wanted.offset or 0
     own = os.geteuid() or CONTAINER_ID  # no container of ours runs as root
     group = os.getegid() if os.geteuid() else CONTAINER_ID
     return {
-        "COMPOSE_PROJECT_NAME": wanted.project or PROJECT,
+        "COMPOSE_PROJECT_NAME": wanted.project or _project(folder),
         "COMPOSE_PROFILES": ",".join(wanted.profiles or ()),
         "COLLECTOR_URL": "http://collector:4318" if "observability" in (wanted.profiles or ()) else "",
         "PLINTH_UID": str(own),

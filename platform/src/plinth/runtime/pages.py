@@ -48,7 +48,6 @@ TOOLS = {
     "mlflow": _Tool(lambda s: s.mlflow_url, "user admin, password", "MLFLOW_ADMIN_PASSWORD", processes=True),
     "prefect": _Tool(lambda s: s.prefect_api_url.removesuffix("/api"), "user:password", "PREFECT_AUTH", processes=True),
     "prometheus": _Tool(lambda s: s.prometheus_url),
-    "alertmanager": _Tool(lambda s: s.alertmanager_url),
     "qdrant": _Tool(lambda s: f"{s.qdrant_url.rstrip('/')}/dashboard", "key", "QDRANT_API_KEY"),
 }
 

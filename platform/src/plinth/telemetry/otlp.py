@@ -155,7 +155,7 @@ class CollectorSpans(Exporter):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         quiet()
-        return OTLPSpanExporter(endpoint=f"{self._base_url}/v1/traces", timeout=TIMEOUT, session=_session())
+        return OTLPSpanExporter(endpoint=f"{self._base_url}/v1/traces", timeout=TIMEOUT, session=direct_session())
 
 
 class CollectorLogs(Exporter):
@@ -167,7 +167,7 @@ class CollectorLogs(Exporter):
         from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
         quiet()
-        return OTLPLogExporter(endpoint=f"{self._base_url}/v1/logs", timeout=TIMEOUT, session=_session())
+        return OTLPLogExporter(endpoint=f"{self._base_url}/v1/logs", timeout=TIMEOUT, session=direct_session())
 
     def _results(self) -> tuple[Any, Any]:
         from opentelemetry.sdk._logs.export import LogRecordExportResult
@@ -175,8 +175,8 @@ class CollectorLogs(Exporter):
         return LogRecordExportResult.SUCCESS, LogRecordExportResult.FAILURE
 
 
-def _session() -> Any:
-    """A session that asks no proxy of the environment: a collector is the platform's own."""
+def direct_session() -> Any:
+    """A session that asks no proxy and no netrc of the environment: collector and MLflow are the platform's own."""
     import requests
 
     session = requests.Session()

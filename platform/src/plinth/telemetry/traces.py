@@ -21,10 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from plinth.core.basic_auth import authorization
 from plinth.settings import Settings
-from plinth.telemetry.otlp import TIMEOUT, CollectorSpans, Exporter, quiet
+from plinth.telemetry.otlp import TIMEOUT, CollectorSpans, Exporter, direct_session, quiet
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A proxy of the environment must not see the password."""
 
 
 class MlflowExporter(Exporter):
@@ -43,6 +47,7 @@ class MlflowExporter(Exporter):
             endpoint=f"{self._base_url}/v1/traces",
             headers={"x-mlflow-experiment-id": self._experiment_id(), **self._headers},
             timeout=TIMEOUT,
+            session=direct_session(),
         )
 
     def _experiment_id(self) -> str:
@@ -61,7 +66,7 @@ class MlflowExporter(Exporter):
             headers={"Content-Type": "application/json", **self._headers},
         )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+            with _DIRECT.open(request, timeout=TIMEOUT) as answer:
                 value: dict[str, Any] = json.load(answer)
                 return value
         except urllib.error.HTTPError as error:

@@ -168,9 +168,9 @@ def restore(
         on_progress(part.name)
         part.restore(folder / part.name)
         failpoint("restore.part")
+    _check_chain(platform, found)
     on_progress("starting everything")
     stack.start()
-    _check_chain(platform, found)
     platform.ledger.append_audit(
         platform.actor, "backup.restored", found.project, {"made_at": found.made_at, "audit_head": found.audit_head}
     )
