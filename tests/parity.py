@@ -119,8 +119,8 @@ def rollout(stand):
     stand.seen["second"] = built["release"]
     with _traffic(stand) as counts:
         stand.plinth("rollout", "start", ASSISTANT, "--to", built["release"], "--reason", "parity")
-        phase = _until_ended(stand, 480)
-    assert phase == "done", phase
+        ended = _until_ended(stand, 480)
+    assert ended["phase"] == "done", (ended, counts)
     answer = _ask(stand, ASKED_EXTRA, built["release"])
     assert "herring" in answer["answer"], answer
     assert counts[1] == 0, f"{counts[1]} of {counts[0]} questions failed"
@@ -201,14 +201,15 @@ def _until_ended(stand, seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         listed = stand.json("rollout", "list", ASSISTANT)["rollouts"]
-        phase = listed[0]["phase"] if listed else "none"
-        if phase in {"done", "rolled-back"}:
-            return phase
-        if phase == "paused":  # on a slow machine two minutes of traffic may prove too little; it says so and waits
-            assert "inconclusive" in listed[0]["reason"], listed[0]
+        newest = listed[0]
+        if newest["phase"] in {"done", "rolled-back"}:
+            break
+        # On a slow machine two minutes of traffic may prove too little: it says so, and waits to be told.
+        if newest["phase"] == "paused":
+            assert "inconclusive" in newest["reason"], newest
             stand.plinth("rollout", "resume", ASSISTANT)
         time.sleep(1)
-    return phase
+    return newest
 
 
 @dataclass
