@@ -3,7 +3,8 @@
 # SeaweedFS's master, volume and filer ports ask nobody who he is.
 set -eu
 if [ "$(id -u)" = 0 ]; then
-    find /data ! -user 1000 -exec chown -h 1000:1000 {} +
+    # Only a fresh volume: this root may change owners, and may not look into folders that are another user's.
+    [ "$(stat -c %u /data)" = 1000 ] || chown -R 1000:1000 /data
     # The official image brings su-exec, Debian setpriv.
     if command -v su-exec >/dev/null; then exec su-exec 1000:1000 /bin/sh "$0"; fi
     exec setpriv --reuid=1000 --regid=1000 --clear-groups --inh-caps=-all /bin/sh "$0"
