@@ -26,7 +26,9 @@ def matrix():
 def model_path(tmp_path_factory, matrix):
     label = (matrix[:, 0] + matrix[:, 1] > 0).astype(int)
     booster = lightgbm.train(
-        {"objective": "binary", "num_leaves": 4, "verbose": -1}, lightgbm.Dataset(matrix, label), num_boost_round=5
+        {"objective": "binary", "num_leaves": 4, "verbose": -1, "num_threads": 1},
+        lightgbm.Dataset(matrix, label),
+        num_boost_round=5,
     )
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     path.write_bytes(onnx.convert(booster, matrix))

@@ -27,7 +27,7 @@ MATRIX = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     booster = lightgbm.train(
-        {"objective": "binary", "num_leaves": 4, "verbose": -1},
+        {"objective": "binary", "num_leaves": 4, "verbose": -1, "num_threads": 1},
         lightgbm.Dataset(MATRIX, (MATRIX[:, 0] > 0).astype(int)),
         num_boost_round=3,
     )

@@ -40,7 +40,7 @@ def late_rows(frame):
 
 def fit(frame):
     rows = ~late_rows(frame)
-    parameters = {"objective": "binary", "num_leaves": 15, "num_threads": 2, "seed": 1, "verbosity": -1}
+    parameters = {"objective": "binary", "num_leaves": 15, "num_threads": 1, "seed": 1, "verbosity": -1}
     data = lightgbm.Dataset(frame.matrix[rows], frame.label[rows])
     return lightgbm.train(parameters, data, num_boost_round=100)
 

@@ -67,13 +67,13 @@ def test_a_slow_model_answers_the_same_and_takes_about_as_long_as_asked(bundle, 
     def quickest(scorer):
         times = []
         for row in range(9):
-            started = time.perf_counter()
+            started = time.thread_time()
             scorer.score(matrix[row : row + 1])
-            times.append(time.perf_counter() - started)
+            times.append(time.thread_time() - started)
         return min(times) * 1e3
 
     assert quickest(good) < 10
-    assert 20 < quickest(slow) < 160  # the machine may have been busier when the work was measured, or be now
+    assert 20 < quickest(slow) < 160
 
 
 def test_a_slow_model_is_slow_on_every_run_and_not_only_on_its_first(bundle, tmp_path):

@@ -30,7 +30,7 @@ def booster(matrix):
         "min_data_in_leaf": 5,
         "max_bin": 1000,
         "verbose": -1,
-        "num_threads": 2,
+        "num_threads": 1,
     }
     return lightgbm.train(params, lightgbm.Dataset(matrix, label), num_boost_round=60)
 
@@ -72,7 +72,7 @@ def test_a_model_of_native_categoricals_is_refused_by_its_difference(matrix):
     codes = rng.integers(0, 40, size=(5000, 1)).astype(np.float32)
     label = (rng.random(5000) < (codes[:, 0] % 7) / 7).astype(int)
     data = lightgbm.Dataset(codes, label, categorical_feature=[0])
-    booster = lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 2}, data, num_boost_round=20)
+    booster = lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, num_boost_round=20)
     odd = (codes + 0.5).astype(np.float32)  # LightGBM truncates a category, ONNX compares it as it is
     with pytest.raises(InvalidInput, match="differs from LightGBM"):
         onnx.convert(booster, odd)
