@@ -1,6 +1,5 @@
 """docs-assistant's service as a process of its own, over HTTP, on real index builds."""
 
-import itertools
 import json
 import signal
 import threading
@@ -117,18 +116,24 @@ def test_an_index_switch_under_load_fails_no_answer_and_mixes_none(running):
                 continue
             seen.append(events(told)[-1][1] if isinstance(told, str) else told)
 
+    def answered(count):
+        deadline = time.monotonic() + PATIENCE
+        while len(seen) < count and not failures:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     workers = [threading.Thread(target=load, args=(i,)) for i in range(4)]
     for worker in workers:
         worker.start()
-    switched = []
-    for turn in range(10):
-        time.sleep(0.2)
-        running.switch(running.digests[(turn + 1) % 2])
-        switched.append(len(seen))
-    time.sleep(0.2)
-    stop.set()
-    for worker in workers:
-        worker.join()
+    try:
+        for turn in range(10):
+            answered(len(seen) + 6)
+            running.switch(running.digests[(turn + 1) % 2])
+        answered(len(seen) + 6)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
     assert failures == []
     assert {told["release"] for told in seen} == set(running.digests)
     for told in seen:
@@ -138,8 +143,6 @@ def test_an_index_switch_under_load_fails_no_answer_and_mixes_none(running):
         assert other not in told["answer"], told
         assert {citation["version"] for citation in told["citations"]} <= versions[told["release"]]
         assert told["citations"]
-    assert len(seen) > 50, "that there was load"
-    assert all(a < b for a, b in itertools.pairwise(switched)), "answered between any two switches"
 
 
 def test_openais_client_speaks_to_it(running):
