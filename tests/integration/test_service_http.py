@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -328,30 +326,23 @@ def test_bentoml_serve_serves_the_same(tmp_path, free_port, make_state):
         assert not [child for child in children if child.is_running()]
 
 
-def test_a_requests_trace_arrives_in_mlflow_with_its_request_id(tmp_path, free_port, make_state):
+def test_a_requests_trace_arrives_in_mlflow_with_its_request_id(
+    tmp_path, free_port, make_state, mlflow_server, monkeypatch
+):
     make_state(tmp_path)
-    mlflow_port = free_port()
-    store = tmp_path / "mlflow.db"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{store}"]
-    server = subprocess.Popen(
-        [*command, "--artifacts-destination", str(tmp_path / "artifacts")],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     service = Service(
-        tmp_path, free_port(), PLINTH_TRACES="true", PLINTH_TRACE_SAMPLE="1", PLINTH_MLFLOW_PORT=str(mlflow_port)
-    )
+        tmp_path, free_port(), PLINTH_TRACES="true", PLINTH_TRACE_SAMPLE="1", PLINTH_MLFLOW_SERVER=mlflow_server.url,
+        PLINTH_MLFLOW_USERNAME=mlflow_server.user, PLINTH_MLFLOW_PASSWORD=mlflow_server.password,
+    )  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", mlflow_server.user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", mlflow_server.password)
     try:
-        _wait_for(f"http://127.0.0.1:{mlflow_port}/health")
         service.wait_ready()
         caller = f"00-{'ab' * 16}-{'cd' * 8}-01"
         service.ask("POST", "/predict", {"flights": [GOOD]}, {"X-Request-ID": "traced-1", "traceparent": caller})
         import mlflow
 
-        client = mlflow.MlflowClient(f"http://127.0.0.1:{mlflow_port}")
+        client = mlflow.MlflowClient(mlflow_server.url)
         deadline = time.monotonic() + PATIENCE
         found = []
         while not found and time.monotonic() < deadline:
@@ -368,8 +359,6 @@ def test_a_requests_trace_arrives_in_mlflow_with_its_request_id(tmp_path, free_p
         assert logged[0]["trace_id"] == "ab" * 16
     finally:
         service.stop()
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def test_without_a_release_the_service_runs_and_says_why_it_is_not_ready(tmp_path, free_port, models):
