@@ -74,7 +74,11 @@ def tell(state, product="flight-delays", *options):
     """Tell a story and leave its services running; the caller ends them."""
     env = environment(state)
     words = [PLINTH, "demo", product, "--keep-up", *options]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
+    try:
+        done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
+    except BaseException:  # the test's time is over, or somebody interrupts: what it started would stay
+        Story(env, state, "", product).plinth("down")
+        raise
     story = Story(env, state, done.stdout + done.stderr, product)
     if done.returncode != 0:
         story.plinth("down")

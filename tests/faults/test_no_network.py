@@ -26,7 +26,7 @@ def can_isolate():
 
 
 pytestmark = [
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not can_isolate(), reason="needs `unshare --net`, which takes root on this machine"),
 ]
 
