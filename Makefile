@@ -10,6 +10,7 @@ LOCK := locks/dev.txt
 WEIGHTS := locks/weights.txt
 STAMP := $(VENV)/.installed
 PRODUCT ?= flight-delays
+SUITES ?= tests/compose
 # Every image of our own (infra/images/Dockerfile).
 IMAGES := flight-delays docs-assistant pipelines controller mlflow prefect
 # Every product: one that `plinth product new` made is installed as well.
@@ -43,7 +44,7 @@ test: $(STAMP) ## Run every test but those of the stack in containers
 	@$(BIN)/python -m pytest --ignore=tests/compose
 
 test-compose: $(STAMP) ## Build every image, start the stack in containers, and run its tests; wants a Docker engine
-	@$(BIN)/python -m pytest tests/compose
+	@$(BIN)/python -m pytest $(SUITES)
 
 check: $(STAMP) ## Lint, types, floors, locks: everything that needs no run
 	$(BIN)/ruff check .

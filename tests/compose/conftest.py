@@ -36,12 +36,7 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="session")
 def images(workspace):
     """The stack with its own images built and the others here, as far as they can be had."""
-    if stacks.on_testbed():
-        wanted = {spec["image"] for spec in workspace.config()["services"].values()}
-        own = {f"plinth-{name}:{stacks.TAG}" for name in stacks.OWN}
-        without = stacks.stand_ins(sorted({stacks.base_image(), *wanted} - own))
-        assert not without, f"neither a registry nor a stand-in has {without}"
-    workspace.build()
+    workspace.have_images()
     return workspace
 
 
