@@ -240,13 +240,14 @@ from plinth.cli import platform as cli
 from plinth.cli.output import Output
 from plinth.runtime import embedded
 from plinth.runtime.port import Service
+from plinth.runtime.profiles import profile
 from plinth.settings import Settings
 from plinth.wiring import Platform
 
 home = Path(sys.argv[1])
 platform = Platform.from_settings(Settings(home=home, state=home / "state"))
 embedded.up(platform, services=[Service(**json.loads(sys.argv[2]))])
-cli._stay(platform, Output())
+cli._stay(profile(platform), Output())
 """
 
 
@@ -256,8 +257,8 @@ def test_ctrl_c_in_the_foreground_stops_everything(platform, tmp_path, number):
     command = [sys.executable, "-c", FOREGROUND, str(tmp_path), given]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        readable, _, _ = select.select([process.stdout], [], [], 60)
-        assert readable, "nothing was said within a minute"
+        readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
+        assert readable, "nothing was said"
         assert "Ctrl-C" in process.stdout.readline()
         process.send_signal(number)
         assert process.wait(PATIENCE) == 0
