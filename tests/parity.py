@@ -188,7 +188,11 @@ def _traffic(stand):
     """Golden questions at twenty a second while the block runs. Gives a list that has, afterwards, sent and failed."""
     counts = []
     sender = subprocess.Popen(
-        [sys.executable, "-c", TRAFFIC], cwd=stand.home, env=stand.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", TRAFFIC],
+        cwd=stand.home,
+        env={**stand.env, "PLINTH_PROFILE": stand.profile},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
         yield counts
