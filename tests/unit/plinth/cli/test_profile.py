@@ -104,7 +104,7 @@ def test_init_tells_names_and_places_and_no_secret(workspace, capsys):
     assert len(secrets) > 10
     assert not any(value and value in out + err for value in secrets if "$" not in value)
     made = json.loads(run(capsys, "init", "compose", "--json")[1])
-    assert (made["created"], made["added"], made["project"]) == (False, [], "plinth")
+    assert (made["created"], made["added"], made["project"]) == (False, [], values["COMPOSE_PROJECT_NAME"])
 
 
 def test_init_says_what_it_added_and_what_is_not_its_own(workspace, capsys):
