@@ -7,7 +7,6 @@ import pytest
 from parity import SCENARIOS, Stand, play
 from story import PLINTH, ROOT
 
-
 LONG = {"rollout", "rollback"}
 
 
