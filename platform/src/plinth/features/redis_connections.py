@@ -61,6 +61,21 @@ def unavailable(error: Exception | str, where: str) -> Unavailable:
     return Unavailable(f"the online store does not answer: {error}", where=where, hint="retry; look at the server")
 
 
+def ping(url: str, timeout: float) -> None:
+    """See that a server answers and takes the password.
+
+    Raises:
+        InvalidInput: It is no redis:// or rediss:// URL.
+        Unavailable: It does not answer, or refuses.
+    """
+    _, where = address(url)
+    try:
+        with redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout) as client:
+            client.ping()
+    except redis.RedisError as error:
+        raise unavailable(error, where) from error
+
+
 class Connections:
     """A bounded pool that lives as long as its process. Safe to share between threads.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 
+from plinth.core.basic_auth import authorization, credentials
 from plinth.errors import PlinthError
 from plinth.runtime.compose import HOST, START, Compose, Declared, Project
 from plinth.runtime.compose_env import stale
@@ -118,9 +117,9 @@ def health(compose: Compose) -> Iterator[Finding]:
 def reach(platform: Platform, healthy: set[str]) -> Iterator[Finding]:
     """Whether this machine reaches each healthy server, with the credentials of its settings."""
     settings = platform.settings
-    basic, bearer = _basic, settings.qdrant_api_key.get_secret_value()
-    mlflow = basic(f"{settings.mlflow_username}:{settings.mlflow_password.get_secret_value()}")
-    prefect = basic(settings.prefect_auth.get_secret_value())
+    bearer = settings.qdrant_api_key.get_secret_value()
+    mlflow = authorization(settings.mlflow_username, settings.mlflow_password)
+    prefect = credentials(settings.prefect_auth)
     checks: dict[str, Callable[[], None]] = {
         "postgres": lambda: None,
         "seaweedfs": lambda: _objects(platform),
@@ -149,10 +148,6 @@ def reach(platform: Platform, healthy: set[str]) -> Iterator[Finding]:
             yield Finding("reach", "ok", f"{name} answers this machine")
 
 
-def _basic(words: str) -> Mapping[str, str]:
-    return {"Authorization": f"Basic {base64.b64encode(words.encode()).decode()}"} if words.strip(":") else {}
-
-
 def _get(url: str, headers: Mapping[str, str]) -> None:
     """A GET past the environment's proxies; raises unless it is answered with 200."""
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  (an address of the settings)
@@ -172,21 +167,6 @@ def _objects(platform: Platform) -> None:
 
 
 def _valkey(url: str) -> None:
-    """AUTH and PING, by the protocol itself: two lines need no client."""
-    import socket
+    from plinth.features.redis_connections import ping
 
-    address = urllib.parse.urlsplit(url)
-    with socket.create_connection((str(address.hostname), address.port or 6379), timeout=ANSWER_SECONDS) as connection:
-        password = urllib.parse.unquote(address.password or "")
-        if password:
-            connection.sendall(_command("AUTH", password))
-        connection.sendall(_command("PING"))
-        said = connection.makefile("rb")
-        answers = [said.readline() for _ in range(2 if password else 1)]
-    if not answers[-1].startswith(b"+PONG"):
-        raise OSError(answers[0].decode(errors="replace").strip().lstrip("-")[:100])
-
-
-def _command(*words: str) -> bytes:
-    parts = [word.encode() for word in words]
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+    ping(url, ANSWER_SECONDS)
