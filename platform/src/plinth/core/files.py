@@ -1,10 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and locks on them."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+import shutil
 import stat
+import time
+from collections.abc import Container
 from pathlib import Path
 
 
@@ -66,6 +70,37 @@ def _heir(folder: Path) -> int | None:
         if found.st_uid != 0:
             return found.st_uid
     return None
+
+
+def clear(folder: Path, keep: Container[str] = ()) -> None:
+    """Remove what a folder holds, but for some names; of a link the link.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    for path in folder.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def lock_within(handle: int, seconds: float) -> bool:
+    """Take the exclusive lock of an open file, unless somebody else holds it for so long. Returns whether it was had.
+
+    The kernel drops it when the handle is closed or its holder dies.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+        time.sleep(0.1)
 
 
 def sync(path: Path) -> None:

@@ -13,15 +13,14 @@ later: whoever listed the folder before goes on reading them, whoever lists it a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from plinth.core.files import lock_within
 from plinth.errors import Conflict
 
 LOGS = ("requests", "inference", "answers")
@@ -94,23 +93,14 @@ def alone_with(folder: Path, wait: float = 0.0) -> Iterator[None]:
     Raises:
         Conflict: Somebody else is still at work.
     """
-    until = time.monotonic() + wait
     try:
         handle = os.open(folder / ".alone", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except FileNotFoundError:
         yield
         return
     try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise Conflict(
-                        "somebody else is at work on this log", where=str(folder), hint="try again in a minute"
-                    ) from None
-                time.sleep(0.1)
+        if not lock_within(handle, wait):
+            raise Conflict("somebody else is at work on this log", where=str(folder), hint="try again in a minute")
         yield
     finally:
         os.close(handle)

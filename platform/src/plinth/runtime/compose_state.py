@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
+from plinth.core.files import clear
 from plinth.errors import Conflict, InvalidInput
 
 MARKER = ".plinth-compose"
@@ -86,13 +86,6 @@ def check_ours(state: Path, project: str, home: Path) -> None:
 def empty_state(state: Path, project: str, home: Path) -> None:
     """Remove the folder and what it holds, if it is surely this project's. Raises as `check_ours`."""
     check_ours(state, project, home)
-    marker = state / MARKER
-    for path in state.iterdir():
-        if path == marker:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    marker.unlink(missing_ok=True)  # last: what a killed reset leaves is still known as ours
+    clear(state, keep={MARKER})
+    (state / MARKER).unlink(missing_ok=True)  # last: what a killed reset leaves is still known as ours
     state.rmdir()

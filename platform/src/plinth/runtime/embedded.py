@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from plinth.core.digests import digest_json
+from plinth.core.files import lock_within
 from plinth.errors import Conflict, NotFound, RefusedByPolicy, Unavailable
 from plinth.runtime import leftovers
 from plinth.runtime.health import look
@@ -198,21 +198,14 @@ def _unwritable(state: Path, error: OSError) -> Unavailable:
 @contextlib.contextmanager
 def _lock(state: Path, wait: float) -> Iterator[None]:
     """One `up` or `down` of a state folder at a time. The kernel drops the lock when its holder dies."""
-    until = time.monotonic() + wait
     handle = os.open(state / "run" / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise Conflict(
-                        "another `plinth up` or `plinth down` is at work on this state folder",
-                        where=str(state),
-                        hint="wait for it, then look at `plinth status`",
-                    ) from None
-            time.sleep(0.1)
+        if not lock_within(handle, wait):
+            raise Conflict(
+                "another `plinth up` or `plinth down` is at work on this state folder",
+                where=str(state),
+                hint="wait for it, then look at `plinth status`",
+            )
         yield
     finally:
         os.close(handle)

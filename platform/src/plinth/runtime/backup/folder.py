@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from plinth.core.files import clear
 from plinth.errors import Corrupt, Unavailable
 
 FILE = "state.tar.gz"
@@ -54,10 +54,10 @@ class StatePart:
 
     def restore(self, folder: Path) -> int:
         """As Part.restore."""
-        for path in self._state.iterdir() if self._state.is_dir() else ():
-            if path.name not in LEFT_OUT and not path.name.startswith("."):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
+            if self._state.is_dir():
+                hidden = {path.name for path in self._state.glob(".*")}
+                clear(self._state, keep=LEFT_OUT | hidden)
             with tarfile.open(folder / FILE) as archive:
                 members = archive.getmembers()
                 archive.extractall(self._state, members=members, filter="data")
