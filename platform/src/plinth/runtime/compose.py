@@ -20,7 +20,7 @@ from plinth.core.environment import env_lines, env_text, read_env
 from plinth.errors import Conflict, InvalidInput, NotFound, Unavailable
 from plinth.runtime.docker import Container, Engine
 from plinth.runtime.port import Progress, ServiceStatus, Status
-from plinth.runtime.ports import holder, is_free
+from plinth.runtime.ports import in_use, is_free
 
 START_SECONDS = 300.0
 COMMAND_SECONDS = 60.0
@@ -271,12 +271,7 @@ class Compose:
             for port in service.ports.values():
                 if port in ours or is_free(HOST, port):
                     continue
-                held = holder(port)
-                raise Conflict(
-                    f"port {port} of {service.name} is in use" + (f" by {held}" if held else ""),
-                    where=f"{HOST}:{port}",
-                    hint=f"end that process, or choose another port with {self.port_variable(port)} in .env",
-                )
+                raise in_use(HOST, port, service.name, f"{self.port_variable(port)} in .env")
 
     def port_variable(self, port: int) -> str:
         """The variable of `.env` that holds a port."""

@@ -31,12 +31,17 @@ def check_free(host: str, services: Sequence[Service]) -> None:
             )
         seen[service.port] = service
         if not is_free(host, service.port):
-            held = holder(service.port)
-            raise Conflict(
-                f"port {service.port} of {service.name} is in use" + (f" by {held}" if held else ""),
-                where=f"{host}:{service.port}",
-                hint=f"end that process, or choose another port with {service.setting}",
-            )
+            raise in_use(host, service.port, service.name, service.setting)
+
+
+def in_use(host: str, port: int, name: str, setting: str) -> Conflict:
+    """The error that a service's port is taken: by whom, if that can be found, and what moves it."""
+    held = holder(port)
+    return Conflict(
+        f"port {port} of {name} is in use" + (f" by {held}" if held else ""),
+        where=f"{host}:{port}",
+        hint=f"end that process, or choose another port with {setting}",
+    )
 
 
 def is_free(host: str, port: int) -> bool:
