@@ -69,7 +69,7 @@ def backup(args: Namespace, out: Output) -> None:
     out.data(manifest.as_dict(folder, made))
     out.table(
         ["part", "entries", "bytes", "seconds"],
-        [[part.name, part.entries, sum(file.size for file in part.files), part.seconds] for part in made.parts],
+        [[part.name, part.entries, part.size, part.seconds] for part in made.parts],
     )
     out.text(f"{folder}: {made.size:,} bytes. It holds secrets: keep it as you keep the servers")
 

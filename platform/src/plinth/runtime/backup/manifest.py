@@ -36,6 +36,11 @@ class BackupPart(BaseModel):
     seconds: float
     files: tuple[BackupFile, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file.size for file in self.files)
+
 
 class BackupManifest(BaseModel):
     """A whole backup. Only a backup that was ended has one."""
@@ -55,7 +60,7 @@ class BackupManifest(BaseModel):
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(file.size for part in self.parts for file in part.files)
+        return sum(part.size for part in self.parts)
 
     def part(self, name: str) -> BackupPart | None:
         """One part, if the backup has it."""
@@ -135,7 +140,7 @@ def as_dict(folder: Path, manifest: BackupManifest) -> dict[str, Any]:
             {
                 "name": part.name,
                 "entries": part.entries,
-                "bytes": sum(file.size for file in part.files),
+                "bytes": part.size,
                 "seconds": part.seconds,
             }
             for part in manifest.parts
