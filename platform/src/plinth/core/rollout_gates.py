@@ -45,6 +45,7 @@ MINIMUM_COST_POINTS = 500
 
 METHOD_SHARES = "universal inference on shares"
 METHOD_SHIFT = "universal inference on the order of two histograms"
+METHOD_SUPPORT = f"{METHOD_SHIFT}; to pass, betting on their means"
 METHOD_MEAN = "betting on the mean difference of AUC blocks"
 
 
@@ -201,15 +202,19 @@ def _compare_shift(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
         for cells in ([pair.candidate for pair in pairs], [pair.serving for pair in pairs])
     )
     tolerance, effect = shift_bins(gate)
+    support = not latency and view.product.assistant is not None
     # A release must not be slower. A model's scores must be neither higher nor lower, an assistant's answers not less
     # supported: more is better there. Lower is higher seen in a mirror.
     higher, lower = (candidate, serving), (candidate[:, ::-1], serving[:, ::-1])
-    sides = [higher] if latency else [lower] if view.product.assistant is not None else [higher, lower]
+    sides = [higher] if latency else [lower] if support else [higher, lower]
     failing = [sequential.log_e_shift(one, other, "at-most", tolerance) for one, other in sides]
-    passing = [sequential.log_average(sequential.log_e_shift(*side, "at-least", effect)) for side in sides]
     fails = sequential.log_average(np.array([sequential.log_average(log_e) for log_e in failing]))
     hint = max((float(log_e.max()) for log_e in failing if log_e.size), default=0.0)
-    passes = min(passing)
+    if support:
+        # Most answers are supported as well as can be: values without room above them show no shift, their mean does.
+        passes = sequential.log_e_means(candidate, serving, "at-most", -SCORE_WIDTH * effect)
+    else:
+        passes = min(sequential.log_average(sequential.log_e_shift(*side, "at-least", effect)) for side in sides)
     points = int(candidate.sum()), int(serving.sum())
     unit: dict[str, Any] = (
         {"tolerance": LATENCY_RATIO**tolerance, "effect": LATENCY_RATIO**effect} if latency
@@ -227,7 +232,16 @@ def _compare_shift(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
         seen = mean_score(both[0]), mean_score(both[1])
         what = f"mean score {seen[0]:.3f} of {points[0]} against {seen[1]:.3f} of {points[1]}"
         extra, least_unit = {}, min(1.0, SCORE_WIDTH * least)
-    facts = _facts(METHOD_SHIFT, view, fails, passes, unit["tolerance"], unit["effect"], points, seen)
+    facts = _facts(
+        METHOD_SUPPORT if support else METHOD_SHIFT,
+        view,
+        fails,
+        passes,
+        unit["tolerance"],
+        unit["effect"],
+        points,
+        seen,
+    )
     facts |= {**extra, "minimum_detectable_effect": least_unit}
     return _concluded(what, fails, passes, facts, view, hint=hint)
 

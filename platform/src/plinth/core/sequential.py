@@ -12,7 +12,7 @@ controller may look every second and act at once. Sources:
 - Lindon, Sanden, Shirikian, "Rapid regression detection in software deployments through sequential testing", KDD 2022,
   and Lindon, Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022: what to test in a canary
   (order of distributions, counts of errors) and mixtures over the unknown rates.
-- Waudby-Smith, Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024: the test of a mean.
+- Waudby-Smith, Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024: the tests of means.
 
 docs/explanation/rollout-gates.md says it in plain words, with what was measured.
 """
@@ -56,11 +56,14 @@ RARE = Prior(zero=0.3, rare=0.45, any=0.25)
 ANY = Prior(zero=0.1, rare=0.0, any=0.9)
 """For the share beyond some bound."""
 
+_MEANS = 200
+"""Steps in which the comparison of two means looks for the serving release's: finer costs time and wins little."""
+
 CLASS_ROWS = 4
 """Labelled rows of each class that close a block for the AUC: small enough to bet on, large enough to lose little."""
 
 BETS = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9])
-"""Shares of the largest safe bet that the test of a mean mixes over."""
+"""Shares of the largest safe bet that the tests of means mix over."""
 
 _LARGEST = 690.0  # e^690 is the largest round number that a float holds: evidence stays finite
 
@@ -183,6 +186,44 @@ def log_e_mean(values: Floats, null: Null, bound: float) -> float:
     worst = 1.0 + bound if null == "at-most" else 1.0 - bound  # the largest possible loss of a bet of 1
     wealth = np.log1p(np.outer(BETS / worst, gains)).sum(axis=1)
     return log_average(wealth)
+
+
+def log_e_means(candidate: Counts, serving: Counts, null: Null, margin: float) -> float:
+    """Evidence against H0 "the candidate's mean is at most (or at least) the serving release's plus `margin`".
+
+    Values lie in [0, 1] and are counted in equal bins; each is taken for the end of its bin that speaks for H0, so the
+    evidence holds for the values themselves. Whatever the serving release's mean is, one arm or the other must be off
+    its side of it for H0 to be wrong: the product of both arms' bets, at the mean where it is least.
+
+    Args:
+        candidate: Values by bin, [strata, n bins].
+        serving: Values by bin, [strata, n bins].
+        null: The direction of H0.
+        margin: What is added to the serving release's mean, in (-1, 1).
+
+    Returns:
+        Natural logarithm of the e-value.
+    """
+    if null == "at-least":  # the same in a mirror
+        return log_e_means(candidate[:, ::-1], serving[:, ::-1], "at-most", -margin)
+    bins = candidate.shape[1]
+    ends = np.arange(bins + 1) / bins
+    # Bets fall with the candidate's bound and rise with the serving release's: between two of these means the product
+    # is at least that of the ends.
+    means = np.arange(_MEANS + 1) / _MEANS
+    bounds = np.minimum(1.0, means[1:] + margin)
+    possible = bounds > 0  # a mean below 0 cannot be: H0 does not allow for it
+    above, below = bounds[possible, None, None], means[:-1][possible, None, None]
+    stakes = BETS[:, None]
+    rises = np.log1p(stakes * (ends[:-1] - above) / above)  # [means, stakes, bins]
+    falls = np.log1p(stakes * (below - ends[1:]) / (1.0 - below))
+    log_e = _mixture(rises @ candidate.T) + _mixture(falls @ serving.T)  # [means, strata]
+    return float(log_e.min(axis=0).sum())
+
+
+def _mixture(wealth: Floats) -> Floats:
+    """Logarithm of the average over the stakes, [means, stakes, strata] to [means, strata]."""
+    return np.asarray(np.logaddexp.reduce(wealth, axis=1) - math.log(len(BETS)))
 
 
 def auc_blocks(score: Sequence[float], label: Sequence[int], most: int | None = None) -> Floats:

@@ -251,6 +251,16 @@ def test_of_an_assistants_answers_only_less_support_is_worse():
     assert [said(PRODUCT, score) for score in (0.9, 0.6, 0.3)] == ["fail", "pass", "fail"]
 
 
+def test_answers_that_are_nearly_all_wholly_supported_are_proved_to_be_no_worse():
+    assistant = Product.model_validate(yaml.safe_load(ASSISTANT.read_text()))
+    scores = [20, *[0] * 25, *[5] * 13, 215]  # 300 answers: refusals, some support, all of it
+    cells = [replace(cell(3, arm, 300), scores=scores) for arm in ("candidate", "serving")]
+    verdict = one(gate("compare", metric="scores", tolerance=0.05, effect=0.15), counted(*cells), product=assistant)
+    assert verdict.outcome == "pass"
+    assert verdict.evidence["e_pass"] > 1e4
+    assert "means" in verdict.evidence["method"]
+
+
 def test_a_step_is_compared_with_the_same_steps_traffic():
     # Ten times as many errors in the second step, for both: the candidate had most of its requests there.
     cells = (

@@ -157,6 +157,57 @@ def test_a_shift_is_questioned_at_every_bound_that_both_arms_have():
     assert np.all(sequential.log_e_shift(empty, empty, "at-most", 2) <= 0)
 
 
+def support(dice, n, lost=0.06, whole=0.72):
+    """How well answers are supported: most of them wholly, some partly, refusals not at all."""
+    values = np.where(dice.random(n) < whole, 1.0, dice.uniform(0.6, 1.0, n))
+    values = np.where(dice.random(n) < lost, 0.0, values)
+    return np.bincount(np.minimum((values * 40).astype(int), 39), minlength=40)
+
+
+@pytest.mark.parametrize(("null", "lost"), [("at-most", 0.06 + 0.1 / 0.94), ("at-least", 0.06)])
+def test_looking_at_two_means_all_the_time_raises_no_more_false_alarms_than_alpha(null, lost):
+    print("seed", SEED)
+    dice = np.random.default_rng(SEED)
+    margin = -0.1 if null == "at-most" else 0.0  # the very edge of the hypothesis
+    alarms = 0
+    for _ in range(100):
+        steps = [(support(dice, 5, lost), support(dice, 15)) for _ in range(40)]
+        candidate, serving = (np.cumsum([step[arm] for step in steps], axis=0) for arm in (0, 1))
+        alarms += any(
+            sequential.log_e_means(one[None], other[None], null, margin) >= math.log(1 / ALPHA)
+            for one, other in zip(candidate, serving, strict=True)
+        )
+    assert alarms / 100 <= ALPHA
+
+
+def test_that_answers_lost_no_support_is_proved_though_most_have_no_room_to_be_higher():
+    dice = np.random.default_rng(SEED)
+    serving, same, worse = support(dice, 500)[None], support(dice, 500)[None], support(dice, 500, lost=0.4)[None]
+    assert sequential.log_e_means(same, serving, "at-most", -0.15) > math.log(1e4)
+    assert sequential.log_e_means(worse, serving, "at-most", -0.15) < 0
+    assert sequential.log_e_means(worse, serving, "at-least", -0.05) > math.log(1e4)
+    # The order of the distributions says next to nothing here.
+    assert sequential.log_average(sequential.log_e_shift(same[:, ::-1], serving[:, ::-1], "at-least", 6)) < math.log(10)
+
+
+def test_means_are_compared_within_each_step():
+    # Both arms are the same in each step; the candidate had most of its answers in the worse one.
+    dice = np.random.default_rng(SEED)
+    good, bad = support(dice, 100), support(dice, 100, lost=0.5)
+    candidate, serving = np.array([good, 9 * bad]), np.array([9 * good, bad])
+    assert sequential.log_e_means(candidate, serving, "at-least", -0.05) < 0
+    pooled = candidate.sum(axis=0)[None], serving.sum(axis=0)[None]
+    assert sequential.log_e_means(*pooled, "at-least", -0.05) > math.log(100)
+
+
+def test_two_means_without_values_are_no_evidence_and_a_margin_may_leave_the_range():
+    empty, full = np.zeros((1, 40), dtype=np.int64), np.eye(1, 40, 39, dtype=np.int64) * 1000
+    assert sequential.log_e_means(empty, empty, "at-most", -0.15) == pytest.approx(0)
+    assert sequential.log_e_means(empty, full, "at-least", -0.05) <= 0
+    assert sequential.log_e_means(full, full, "at-most", 0.5) <= 0
+    assert sequential.log_e_means(full, full, "at-most", -0.99) > math.log(1e4)
+
+
 def test_an_average_of_nothing_is_no_evidence():
     assert sequential.log_average(np.zeros(0)) == 0.0
     assert sequential.log_average(np.array([0.0, math.log(3)])) == pytest.approx(math.log(2))
