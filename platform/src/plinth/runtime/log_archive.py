@@ -102,10 +102,13 @@ class Archive:
 
     def due(self, now: float) -> list[str]:
         """Closed hours that are not in the bucket with all their rows."""
+        return self._due(self._local(now))
+
+    def _due(self, local: Mapping[str, tuple[str, ...]]) -> list[str]:
         known = self.hours()
         return [
             hour
-            for hour, files in sorted(self._local(now).items())
+            for hour, files in sorted(local.items())
             if hour not in known or (not set(files) <= set(known[hour].files) and self._whole(known[hour]))
         ]
 
@@ -116,7 +119,8 @@ class Archive:
             Unavailable: The bucket or the disk cannot be used; what was archived by then is listed.
             Conflict: The bucket has an object with more rows than are here.
         """
-        due, local = self.due(now), self._local(now)
+        local = self._local(now)
+        due = self._due(local)
         for hour in due:
             self._upload(hour, local[hour])
         return len(due)
