@@ -20,7 +20,16 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 TESTBED = ROOT.parent / "shared" / "testbed"
-STAND_INS = ("postgres", "valkey", "seaweedfs")
+STAND_INS = {
+    "debian": "debian",
+    "python": "python",
+    "postgres": "postgres",
+    "valkey/valkey": "valkey",
+    "chrislusf/seaweedfs": "seaweedfs",
+    "prom/prometheus": "prometheus",
+    "prom/alertmanager": "alertmanager",
+}
+"""Repositories that the testbed has a stand-in of, by its kind of it."""
 PATIENCE = 90.0
 
 
@@ -48,19 +57,21 @@ def engine():
 @cache
 def reason(service):
     """Why a server's container cannot be started; "" when it can."""
-    if why := engine():
-        return why
-    wanted = image(service)
-    if _local(wanted):
+    return engine() or missing(image(service))
+
+
+def missing(wanted):
+    """Why an image cannot be had, by a stand-in or from its registry; "" when the engine has it."""
+    if local(wanted):
         return ""
-    script = TESTBED / "base-images"
-    if script.is_file():
-        if service not in STAND_INS:
+    if on_testbed():
+        if stand_in(wanted) is None:
             return f"{wanted} cannot be pulled here, and no package carries that server"
-        sys.stderr.write(f"\nbuilding a stand-in of {wanted} ...\n")
-        with one_at_a_time():
-            done = subprocess.run(["bash", script, f"{service}={wanted}"], capture_output=True, text=True, timeout=900)
-        return "" if done.returncode == 0 else f"no stand-in of {wanted}: {done.stderr[-200:]}"
+        try:
+            build_stand_ins([wanted])
+        except subprocess.CalledProcessError as error:
+            return f"no stand-in of {wanted}: {error.stderr[-200:]}"
+        return ""
     sys.stderr.write(f"\npulling {wanted} ...\n")
     done = subprocess.run(["docker", "pull", "--quiet", wanted], capture_output=True, text=True, timeout=600)
     return "" if done.returncode == 0 else f"{wanted} cannot be pulled: {done.stderr.strip()[-200:]}"
@@ -74,7 +85,27 @@ def one_at_a_time():
         yield
 
 
-def _local(wanted):
+def on_testbed():
+    """Whether images come from the testbed beside the repository instead of a registry."""
+    return (TESTBED / "base-images").is_file()
+
+
+def stand_in(wanted):
+    """The testbed's kind of an image; None if it has no stand-in of it."""
+    return STAND_INS.get(wanted.rpartition(":")[0])
+
+
+def build_stand_ins(images):
+    """Build stand-ins in one call, so that a base that several of them need is built once."""
+    specs = [f"{stand_in(wanted)}={wanted}" for wanted in images]
+    sys.stderr.write(f"\nbuilding stand-ins: {' '.join(specs)} ...\n")
+    command = ["bash", TESTBED / "base-images", *specs]
+    with one_at_a_time():
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200)
+
+
+def local(wanted):
+    """Whether the engine has an image."""
     return subprocess.run(["docker", "image", "inspect", wanted], capture_output=True, timeout=60).returncode == 0
 
 

@@ -18,21 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from parity import SCENARIOS  # noqa: E402  (the suite itself: what is played, and what has to hold)
+
 PAGE = ROOT / "docs" / "evidence" / "parity.md"
 SUITES = {"embedded": "tests/e2e/test_story_parity.py", "compose": "tests/compose/test_parity.py"}
-SCENARIOS = ("demo", "predict", "drift", "drill", "ask", "trace", "rollout", "rollback", "audit", "fsck")
-WHAT = {
-    "demo": "train, serve and replay flights over HTTP, then a drill of a bad model",
-    "predict": "a prediction, of the release that the ledger names",
-    "drift": "a drift report of the replayed days",
-    "drill": "a release that fails is found by its gates and taken back, under traffic",
-    "ask": "an index is built and promoted, a question answered with citations",
-    "trace": "what that answer was made of",
-    "rollout": "a second index is rolled out under traffic, judged, and serves everybody",
-    "rollback": "the release before serves again",
-    "audit": "the hash chain is whole and has the decisions",
-    "fsck": "no invariant is broken",
-}
 
 
 def main() -> int:
@@ -81,9 +71,9 @@ def page(results: Iterable[dict[str, Any]], machine: str) -> str:
         "| scenario | what has to hold | embedded | compose |",
         "| --- | --- | --- | --- |",
     ]
-    for name in SCENARIOS:
-        cells = [_cell(found.get((name, profile))) for profile in SUITES]
-        lines.append(f"| {name} | {WHAT[name]} | {' | '.join(cells)} |")
+    for scenario in SCENARIOS:
+        cells = [_cell(found.get((scenario.__name__, profile))) for profile in SUITES]
+        lines.append(f"| {scenario.__name__} | {scenario.__doc__} | {' | '.join(cells)} |")
     lines += ["", "What was seen:", ""]
     for (name, profile), result in found.items():
         lines.append(f"- {profile}, {name}: {result['saw']}")

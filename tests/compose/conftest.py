@@ -9,6 +9,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import stacks
 
+import servers
+
 # How a run goes: what is looked at, what is played, what is broken, and last what is lost.
 ORDER = ("test_images", "test_stack", "test_parity", "test_telemetry", "test_faults", "test_backup")
 
@@ -30,7 +32,7 @@ def workspace(tmp_path_factory):
         pytest.skip(reason)
     home = tmp_path_factory.mktemp("compose") / "workspace"
     stack = stacks.Stack(f"plinth-test-{os.getpid()}", home, stacks.free_offset())
-    return stack.prepare(profiles=() if stacks.on_testbed() else ("observability",))
+    return stack.prepare(profiles=() if servers.on_testbed() else ("observability",))
 
 
 @pytest.fixture(scope="session")

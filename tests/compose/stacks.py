@@ -1,6 +1,5 @@
 """A stack of containers of its own for a test run: a copy of the workspace, other names, other ports, own volumes."""
 
-import contextlib
 import json
 import os
 import re
@@ -17,26 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import servers
 
 ROOT = Path(__file__).parents[2]
-TESTBED = ROOT.parent / "shared" / "testbed"
 OVERRIDE = "tests/compose/testbed.yaml"
 DOCKERFILE = ROOT / "infra" / "images" / "Dockerfile"
-KINDS = {
-    "python": "python",
-    "postgres": "postgres",
-    "valkey/valkey": "valkey",
-    "chrislusf/seaweedfs": "seaweedfs",
-    "prom/prometheus": "prometheus",
-    "prom/alertmanager": "alertmanager",
-}
-"""Repositories that the testbed has a stand-in of."""
 OWN = ("flight-delays", "docs-assistant", "pipelines", "controller", "mlflow", "prefect")
 TAG = "test"
 PORTS = range(1024, 32768)
-
-
-def on_testbed():
-    """Whether images come from the testbed beside the repository instead of a registry."""
-    return (TESTBED / "base-images").is_file()
 
 
 def say(text):
@@ -46,23 +30,16 @@ def say(text):
 
 def engine():
     """Why there is no Docker engine with Compose; "" when there is one. The testbed's is started if none answers."""
-    if not _answers() and (script := TESTBED / "docker-engine").is_file():
+    if servers.engine() and (script := servers.TESTBED / "docker-engine").is_file():
         say("starting the testbed's Docker engine ...")
         done = subprocess.run(["bash", script], capture_output=True, text=True, timeout=600)
         if done.returncode:
             return f"the testbed's engine does not start: {done.stderr.strip()[-300:]}"
-    if not _answers():
-        return "no Docker engine answers"
+        servers.engine.cache_clear()
+    if why := servers.engine():
+        return why
     done = subprocess.run(["docker", "compose", "version"], capture_output=True)
     return "" if done.returncode == 0 else "docker has no compose"
-
-
-def _answers():
-    if shutil.which("docker") is None:
-        return False
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
-    return False
 
 
 def base_image():
@@ -70,20 +47,12 @@ def base_image():
     return re.search(r"^ARG BASE=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)[1]
 
 
-def local(image):
-    return subprocess.run(["docker", "image", "inspect", image], capture_output=True).returncode == 0
-
-
 def stand_ins(images):
     """Build the testbed's stand-ins for those of the images that are not here. Gives those that cannot be had."""
-    missing = [image for image in images if not local(image)]
-    specs = [f"{kind}={image}" for image in missing if (kind := KINDS.get(image.rpartition(":")[0]))]
-    if specs:
-        say(f"building stand-ins: {' '.join(specs)} ...")
-        # One call: a base that several of them need is then built once.
-        with servers.one_at_a_time():
-            subprocess.run(["bash", TESTBED / "base-images", *specs], stdout=2, check=True, timeout=1200)
-    return [image for image in missing if image.rpartition(":")[0] not in KINDS]
+    missing = [image for image in images if not servers.local(image)]
+    if known := [image for image in missing if servers.stand_in(image)]:
+        servers.build_stand_ins(known)
+    return [image for image in missing if not servers.stand_in(image)]
 
 
 @dataclass
@@ -129,7 +98,7 @@ class Stack:
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [f"PLINTH_TAG={TAG}"]
         text = (self.home / ".env").read_text()
-        if on_testbed() and not local(self.image("qdrant")):
+        if servers.on_testbed() and not servers.local(self.image("qdrant")):
             lines.append(f"COMPOSE_FILE=compose.yaml:{OVERRIDE}")
             text = text.replace("PLINTH_VECTOR_STORE=qdrant", "PLINTH_VECTOR_STORE=edge")
         (self.home / ".env").write_text("\n".join([*lines, text]))
@@ -165,7 +134,7 @@ class Stack:
 
     def have_images(self):
         """Get the images of others as far as they can be had here, and build our own."""
-        if on_testbed():
+        if servers.on_testbed():
             wanted = {spec["image"] for spec in self.config()["services"].values()}
             own = {f"plinth-{name}:{TAG}" for name in OWN}
             without = stand_ins(sorted({base_image(), *wanted} - own))

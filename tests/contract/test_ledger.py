@@ -366,7 +366,8 @@ def _first_use(url, barrier, answers):
         raise
 
 
-def test_four_processes_that_use_a_new_ledger_at_once_migrate_it_once(ledger_url):
+def _four_at_once(ledger_url):
+    """Four processes use a ledger that has to be migrated first."""
     context = fork_context()
     barrier, answers = context.Barrier(4), context.Queue()
     workers = [context.Process(target=_first_use, args=(ledger_url, barrier, answers)) for _ in range(4)]
@@ -375,6 +376,10 @@ def test_four_processes_that_use_a_new_ledger_at_once_migrate_it_once(ledger_url
     assert [answers.get(timeout=60) for _ in workers] == ["ok"] * 4
     for worker in workers:
         worker.join(30)
+
+
+def test_four_processes_that_use_a_new_ledger_at_once_migrate_it_once(ledger_url):
+    _four_at_once(ledger_url)
     ledger = Ledger(ledger_url)
     assert len(actions(ledger)) == 4
     with ledger.read() as connection:
@@ -419,13 +424,7 @@ def test_a_process_that_dies_in_the_middle_of_an_upgrade_leaves_the_old_ledger_w
     with old.read() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "0001"
     old.close()
-    barrier, answers = context.Barrier(4), context.Queue()
-    workers = [context.Process(target=_first_use, args=(ledger_url, barrier, answers)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    assert [answers.get(timeout=60) for _ in workers] == ["ok"] * 4
-    for worker in workers:
-        worker.join(30)
+    _four_at_once(ledger_url)
     ledger = Ledger(ledger_url)
     assert actions(ledger) == ["release.register", *["product.note"] * 4]
     assert len(ledger.releases(PRODUCT)) == 1

@@ -46,17 +46,6 @@ volumes: {{data: {{}}}}
 """
 
 
-def _image():
-    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode == 0:
-        return ""
-    script = servers.TESTBED / "base-images"
-    if script.is_file():
-        done = subprocess.run(["bash", script, f"debian={IMAGE}"], capture_output=True, text=True, timeout=600)
-    else:
-        done = subprocess.run(["docker", "pull", IMAGE], capture_output=True, text=True, timeout=600)
-    return "" if done.returncode == 0 else f"{IMAGE} cannot be had: {done.stderr[-200:]}"
-
-
 class Stack:
     """A workspace with a compose file, and `plinth` in it."""
 
@@ -107,7 +96,7 @@ class Stack:
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory):
     """Two workspaces, each with a project of its own."""
-    if why := servers.engine() or _image():
+    if why := servers.engine() or servers.missing(IMAGE):
         pytest.skip(why)
     mark = os.getpid()
     folders = {n: tmp_path_factory.mktemp(f"workspace{n}") / "w" for n in (1, 2)}
