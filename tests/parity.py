@@ -174,9 +174,9 @@ from plinth.runtime.traffic import Traffic
 from plinth.wiring import Platform
 
 platform = Platform.from_settings()
-bodies = itertools.islice(traffic.requests(platform), 8000)  # each of another user: the split is even
+bodies = itertools.islice(traffic.requests(platform), 4000)  # each of another user: the split is even
 headers = lambda: platform.service_headers("docs-assistant")
-with Traffic(platform.service_urls("docs-assistant")[0], bodies, 16, path="/ask", headers=headers) as sent:
+with Traffic(platform.service_urls("docs-assistant")[0], bodies, 8, path="/ask", headers=headers) as sent:
     sys.stdin.read()
 answers = sent.answers()
 print(len(answers), sum(answer.code != 200 for answer in answers))
@@ -185,7 +185,7 @@ print(len(answers), sum(answer.code != 200 for answer in answers))
 
 @contextmanager
 def _traffic(stand):
-    """Golden questions at sixteen a second while the block runs. Gives a list that has, afterwards, sent and failed."""
+    """Golden questions at eight a second while the block runs. Gives a list that has, afterwards, sent and failed."""
     counts = []
     sender = subprocess.Popen(
         [sys.executable, "-c", TRAFFIC],

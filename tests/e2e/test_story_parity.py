@@ -1,13 +1,9 @@
 """The acceptance suite of every profile (tests/parity.py), in the embedded one; tests/compose plays it again."""
 
-import os
-
 import pytest
 
 from parity import SCENARIOS, Stand, play
 from story import PLINTH, ROOT
-
-LONG = {"rollout", "rollback"}
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +17,4 @@ def stand(story, tmp_path_factory):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_the_embedded_profile_passes(stand, scenario):
-    if scenario.__name__ in LONG and not os.environ.get("PARITY_RESULTS"):
-        pytest.skip("a rollout that proves no harm takes minutes of traffic: `make parity` plays it")
     assert play(stand, scenario).passed
