@@ -237,6 +237,15 @@ def test_the_drift_report_reads_the_log_of_the_story(story, tmp_path):
     assert "<svg" in page.read_text()
 
 
+def test_the_scheduled_watch_leaves_a_report_for_the_dashboards(story):
+    ran = story.json("pipeline", "run", "flight-delays", "watch")
+    serving = next(r for r in story.json("release", "list", "flight-delays")["releases"] if r["serving"])
+    kept = json.loads((story.state / "products" / "flight-delays" / "reports" / "drift.json").read_text())
+    assert time.time() - kept["made_at"] < 120
+    assert kept["release"] == ran["output"]["release"] == serving["digest"]
+    assert kept["drift"]["rows"] == ran["output"]["predictions"] > 1_000
+
+
 def test_the_model_has_a_card_and_its_versions_are_listed(story):
     card = story.plinth("model", "card", "flight-delays")
     assert card.returncode == 0, card.stderr

@@ -6,6 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from plinth.cli.command import Groups
+from plinth.monitoring import DEFAULT_DAYS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from plinth.monitoring.trigger import Decision
     from plinth.wiring import Platform
 
-DEFAULT_DAYS = 30
 BEYOND = 3
 
 
@@ -54,6 +54,7 @@ def report(args: Namespace, out: Output) -> int:
 
     from plinth.monitoring import latest
     from plinth.monitoring import report as page
+    from plinth.monitoring.assessment import assess_release
     from plinth.monitoring.trigger import trigger
     from plinth.wiring import Platform
 
@@ -61,12 +62,14 @@ def report(args: Namespace, out: Output) -> int:
     platform = Platform.from_settings()
     product = platform.products.get(args.product).spec
     bounds = product.tabular().monitoring
-    assessment = _assess(platform, product, _release(platform, product, args.release), start, end, as_of)
+    folder = platform.settings.product_dir(product.name)
+    record = _release(platform, product, args.release)
+    assessment = assess_release(product, folder, record, platform.artifacts, start=start, end=end, as_of=as_of)
     decision = None
     if args.trigger:
         # With --as-of the report is of the past, and so is the cool-down.
         decision = trigger(platform.ledger, product.name, assessment.signals, bounds, as_of)
-    latest.keep(assessment, platform.settings.product_dir(product.name))
+    latest.keep(assessment, folder)
     if args.html:
         page.write(assessment, Path(args.html), decision)
     run = _retrain(platform, product, decision, args.inline, as_of, out) if decision and decision.fire else None
@@ -105,37 +108,6 @@ def _release(platform: Platform, product: Product, wanted: str | None) -> Releas
     if record.product != product.name:
         raise InvalidInput(f"release {record.digest[:12]} is of {record.product}, not of {product.name}")
     return record
-
-
-def _assess(
-    platform: Platform,
-    product: Product,
-    record: ReleaseRecord,
-    start: datetime | None,
-    end: datetime | None,
-    as_of: datetime | None,
-) -> Assessment:
-    from datetime import UTC, datetime, timedelta
-
-    from plinth.errors import NotFound
-    from plinth.monitoring.assessment import assess, log_span
-    from plinth.monitoring.reference import FILE, Reference
-
-    digest = record.manifest.artifacts.get(FILE)
-    if digest is None:
-        raise NotFound(
-            "the release keeps no drift reference",
-            where=f"release {record.digest[:12]}, artefact {FILE}",
-            hint="train and release again",
-        )
-    reference = Reference.load(platform.artifacts.path(digest))
-    folder = platform.settings.product_dir(product.name)
-    as_of = as_of or datetime.now(UTC)
-    if end is None:
-        span = log_span(folder)
-        end = min(span[1], as_of) if span else as_of
-    start = start or end - timedelta(days=DEFAULT_DAYS)
-    return assess(product, folder, record.digest, reference, start=start, end=end, as_of=as_of)
 
 
 def _retrain(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import numpy as np
 
 from plinth.core.durations import seconds
 from plinth.core.products import Monitoring, Product
-from plinth.errors import InvalidInput
-from plinth.monitoring import performance
+from plinth.errors import InvalidInput, NotFound
+from plinth.ledger.port import Artifacts
+from plinth.ledger.store import ReleaseRecord
+from plinth.monitoring import DEFAULT_DAYS, performance
 from plinth.monitoring.drift import Drift, drift
 from plinth.monitoring.duckdb import LogReader
 from plinth.monitoring.histogram import Histogram, Histograms, score_histogram
 from plinth.monitoring.labels import LogHealth
-from plinth.monitoring.reference import Reference
+from plinth.monitoring.reference import FILE, Reference
 from plinth.monitoring.trigger import Signals
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -139,6 +141,48 @@ def assess(
         calibration=performance.calibration_at(complete.of(release), mature, days, bounds.minimum_labels),
         health=log.health(dropped),
     )
+
+
+def assess_release(
+    product: Product,
+    folder: Path,
+    record: ReleaseRecord,
+    artifacts: Artifacts,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    as_of: datetime | None = None,
+) -> Assessment:
+    """Assess a release against the drift reference that it keeps.
+
+    Args:
+        product: What is watched.
+        folder: Its state folder, with `inference/` and `labels/`.
+        record: The release.
+        artifacts: Where its artefacts are.
+        start: First event time (inclusive), UTC; default `DEFAULT_DAYS` before the end.
+        end: Last event time (exclusive), UTC; default the end of the log.
+        as_of: Labels known later are not used; default now.
+
+    Raises:
+        NotFound: The release keeps no reference, or there is no log in this time.
+        InvalidInput: As `assess`.
+        Unavailable: The log or the artefacts cannot be read.
+    """
+    digest = record.manifest.artifacts.get(FILE)
+    if digest is None:
+        raise NotFound(
+            "the release keeps no drift reference",
+            where=f"release {record.digest[:12]}, artefact {FILE}",
+            hint="train and release again",
+        )
+    reference = Reference.load(artifacts.path(digest))
+    as_of = as_of or datetime.now(UTC)
+    if end is None:
+        span = log_span(folder)
+        end = min(span[1], as_of) if span else as_of
+    start = start or end - timedelta(days=DEFAULT_DAYS)
+    return assess(product, folder, record.digest, reference, start=start, end=end, as_of=as_of)
 
 
 def _naive(time: datetime) -> np.datetime64:

@@ -14,6 +14,8 @@ from flight_delays.steps_data import Context
 from flight_delays.training import Window, Windows
 from plinth.errors import InvalidInput, NotFound
 from plinth.governance.code import code_ref
+from plinth.monitoring import latest
+from plinth.monitoring.assessment import assess_release, log_span
 
 LABEL_DELAY = timedelta(days=2)
 """Outcomes of a day are complete this long after it began: the day itself, and one for late reports."""
@@ -82,3 +84,29 @@ def train(context: Context, *, as_of: date | None = None) -> Outcome:
         record = context.ports.ledger.release(digest)
     failed = tuple(verdict.gate for verdict in record.manifest.failed_gates())
     return Outcome(digest, record.status == "accepted", failed, record.manifest.metrics)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a look at the serving release found."""
+
+    release: str
+    predictions: int
+    beyond: bool
+
+
+def watch(context: Context) -> Watched | None:
+    """Assess the serving release over the newest thirty days of its log, for the dashboards and their alerts.
+
+    It retrains nothing: `plinth drift report --trigger` does. None where nothing has served yet.
+    """
+    ports = context.ports
+    product = ports.products.get(context.product).spec
+    folder = ports.settings.product_dir(product.name)
+    serving = ports.ledger.current(product.name)
+    if serving is None or log_span(folder) is None:
+        return None
+    record = ports.ledger.release(serving.digest)
+    found = assess_release(product, folder, record, ports.artifacts)
+    latest.keep(found, folder)
+    return Watched(record.digest, found.drift.rows, found.beyond)
