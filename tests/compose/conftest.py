@@ -32,7 +32,8 @@ def workspace(tmp_path_factory):
         pytest.skip(reason)
     home = tmp_path_factory.mktemp("compose") / "workspace"
     stack = stacks.Stack(f"plinth-test-{os.getpid()}", home, stacks.free_offset())
-    return stack.prepare(profiles=() if servers.on_testbed() else ("observability",))
+    with stacks.small_disk(home.parent) as device:
+        yield stack.prepare(profiles=() if servers.on_testbed() else ("observability",), s3_device=device)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A stack of containers of its own for a test run: a copy of the workspace, other names, other ports, own volumes."""
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import servers
 
 ROOT = Path(__file__).parents[2]
 OVERRIDE = "tests/compose/testbed.yaml"
+SMALL_DISK = "tests/compose/small-disk.yaml"
 DOCKERFILE = ROOT / "infra" / "images" / "Dockerfile"
 OWN = ("flight-delays", "docs-assistant", "pipelines", "controller", "mlflow", "prefect")
 TAG = "test"
@@ -55,6 +57,28 @@ def stand_ins(images):
     return [image for image in missing if not servers.stand_in(image)]
 
 
+@contextlib.contextmanager
+def small_disk(folder, mib=5000):
+    """A block device with an empty ext4 of so many MiB, which tests may fill. Gives its path, "" if there is none."""
+    file = Path(folder) / "disk.img"
+    with file.open("wb") as image:
+        image.truncate(mib * 2**20)  # takes up what is written to it
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", file], capture_output=True, check=True, timeout=60)
+        made = subprocess.run(
+            ["losetup", "--find", "--show", file], capture_output=True, text=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        say(f"no small disk for the object store, so it will not be filled: {error}")
+        yield ""
+        return
+    device = made.stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], capture_output=True, timeout=60)
+
+
 @dataclass
 class Stack:
     """A compose project of a copy of the workspace.
@@ -87,8 +111,8 @@ class Stack:
         """The environment of commands: nobody else's settings."""
         return {k: v for k, v in os.environ.items() if not k.startswith(("PLINTH_", "COMPOSE_", "PREFECT_", "MLFLOW_"))}
 
-    def prepare(self, *, profiles=()):
-        """Copy the workspace and write its `.env`."""
+    def prepare(self, *, profiles=(), s3_device=""):
+        """Copy the workspace and write its `.env`. `s3_device`: a disk for the object store instead of a folder."""
         _copy(self.home)
         words = ["--project", self.project, "--port-offset", str(self.offset)]
         words += [word for name in profiles for word in ("--with", name)]
@@ -96,12 +120,15 @@ class Stack:
             [_plinth(), "init", "compose", *words], cwd=self.home, env=self.environ, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        lines = [f"PLINTH_TAG={TAG}"]
+        lines, files = [f"PLINTH_TAG={TAG}"], ["compose.yaml"]
         text = (self.home / ".env").read_text()
         if servers.on_testbed() and not servers.local(self.image("qdrant")):
-            lines.append(f"COMPOSE_FILE=compose.yaml:{OVERRIDE}")
+            files.append(OVERRIDE)
             text = text.replace("PLINTH_VECTOR_STORE=qdrant", "PLINTH_VECTOR_STORE=edge")
-        (self.home / ".env").write_text("\n".join([*lines, text]))
+        if s3_device:
+            files.append(SMALL_DISK)
+            lines.append(f"TEST_S3_DEVICE={s3_device}")
+        (self.home / ".env").write_text("\n".join([*lines, f"COMPOSE_FILE={':'.join(files)}", text]))
         return self
 
     def image(self, service):
@@ -187,7 +214,7 @@ def _copy(home):
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for name in filter(None, listed.split("\0")):
-        if (name.startswith("tests/") and name != OVERRIDE) or not (ROOT / name).is_file():
+        if (name.startswith("tests/") and name not in {OVERRIDE, SMALL_DISK}) or not (ROOT / name).is_file():
             continue
         target = home / name
         target.parent.mkdir(parents=True, exist_ok=True)
