@@ -6,10 +6,12 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plinth.core.files import write_whole
-from plinth.monitoring.assessment import Assessment
+
+if TYPE_CHECKING:
+    from plinth.monitoring.assessment import Assessment
 
 log = logging.getLogger(__name__)
 

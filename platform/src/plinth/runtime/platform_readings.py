@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +15,16 @@ from plinth.core.products import Product
 from plinth.core.rollouts import ENDED
 from plinth.errors import PlinthError
 from plinth.ledger.totals import totals
+from plinth.monitoring import latest
 from plinth.telemetry import metrics
 from plinth.telemetry.prometheus import Reading
 from plinth.wiring import Platform
 
 EVENTS = ("retrain-trigger", "freshness", "openlineage")
 """Kinds of events that are counted from nothing, so that the first one is seen as a rise (Prometheus's `increase`)."""
+
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What reading a document raises that is JSON and not as it was written."""
 
 QUALITY = ("auc", "log_loss", "mean_prediction", "outcome_rate")
 """What a drift report says of a month's labelled predictions."""
@@ -82,7 +87,8 @@ class Runs:
             record = _document(path)
             if record:
                 self.seen.add(path.parent.name)
-                self._add(record)
+                with suppress(*MALFORMED):  # one record is no reason to show nothing of the others
+                    self._add(record)
 
     def _add(self, record: dict[str, Any]) -> None:
         pipeline, ended = str(record["pipeline"]), datetime.fromisoformat(record["finished_at"]).timestamp()
@@ -143,24 +149,35 @@ def contract_readings(product: Product, folder: Path) -> Iterator[Reading]:
         if batch.name.startswith(".") or batch.suffix == ".resolved":
             continue
         dataset = batch.parent.name
-        found[dataset] = found.get(dataset, 0) + max(1, len(_document(report).get("violations", ())))
+        violations = _document(report).get("violations")
+        found[dataset] = found.get(dataset, 0) + max(1, len(violations) if isinstance(violations, list) else 0)
     for dataset, count in found.items():
         yield metrics.CONTRACT_VIOLATIONS, (product.name, dataset), count
 
 
 def drift_readings(product: str, folder: Path) -> Iterator[Reading]:
-    """The numbers of the last drift report (monitoring/latest.py); none before the first."""
-    report = _document(folder / "reports" / "drift.json")
-    if not report:
+    """The numbers of the last drift report (monitoring/latest.py); none before the first.
+
+    A report that is not as it was written is of no time at all, and so too old: an alert says to make another.
+    """
+    report = _document(path := latest.path_in(folder))
+    if not report and not path.is_file():
         return
+    try:
+        yield from list(_drift_numbers(product, report))
+    except MALFORMED:
+        yield metrics.REPORT_TIME, (product,), 0
+
+
+def _drift_numbers(product: str, report: dict[str, Any]) -> Iterator[Reading]:
     drift = report["drift"]
-    yield metrics.REPORT_TIME, (product,), report["made_at"]
+    yield metrics.REPORT_TIME, (product,), float(report["made_at"])
     for feature in drift["features"]:
-        yield metrics.DRIFT_PSI, (product, feature["name"]), feature["psi"]
+        yield metrics.DRIFT_PSI, (product, str(feature["name"])), float(feature["psi"])
     if drift["score"]:
-        yield metrics.DRIFT_SCORE, (product,), drift["score"]["psi"]
+        yield metrics.DRIFT_SCORE, (product,), float(drift["score"]["psi"])
     if report["calibration"]:
-        yield metrics.CALIBRATION_GAP, (product,), report["calibration"]["gap"]
+        yield metrics.CALIBRATION_GAP, (product,), float(report["calibration"]["gap"])
     months = [month for month in report["months"] if month["release"] == report["release"] and month["labelled"]]
     for name in QUALITY if months else ():
         if months[-1][name] is not None and math.isfinite(months[-1][name]):

@@ -106,12 +106,12 @@ def test_runs_are_added_up_once_and_only_grow(platform, tmp_path):
     for _ in range(2):
         readings = list(files())
     key = "small", product.pipelines[0].name
-    assert values(readings, metrics.PIPELINE_RETRIES) == {key: 4}
+    assert values(readings, metrics.PIPELINE_RETRIES)[key] == 4
     assert values(readings, metrics.PIPELINE_SECONDS) == {key: 9.0}
     assert values(readings, metrics.PIPELINE_TIME) == {key: 1767225600.0}
     for path in folder.glob("runs/*/run.json"):  # collected
         path.unlink()
-    assert values(list(files()), metrics.PIPELINE_RETRIES) == {key: 4}
+    assert values(list(files()), metrics.PIPELINE_RETRIES)[key] == 4
 
 
 def test_a_record_that_is_half_written_is_read_when_it_is_whole(tmp_path):
@@ -157,6 +157,23 @@ def test_the_last_drift_report_is_told_and_none_before_the_first(tmp_path):
         ("p", "auc"): 0.7, ("p", "mean_prediction"): 0.2, ("p", "outcome_rate"): 0.1,
     }  # fmt: skip
     assert values(readings, metrics.REPORT_TIME) == {("p",): 5.0}
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"drift": {"features": [{"name": "a", "psi": null}]}, "made_at": 5}']
+)
+def test_a_drift_report_that_is_not_one_is_too_old_rather_than_the_end_of_the_page(tmp_path, text):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "drift.json").write_text(text)
+    assert list(drift_readings("p", tmp_path)) == [(metrics.REPORT_TIME, ("p",), 0)]
+
+
+def test_a_record_of_a_run_that_is_not_one_hides_no_other(tmp_path):
+    record(tmp_path, 1, finished_at="yesterday")
+    record(tmp_path, 2)
+    runs = Runs()
+    runs.look(tmp_path / "runs")
+    assert list(runs.success) == ["train"]
 
 
 def test_an_assistants_builds_are_counted(platform):
