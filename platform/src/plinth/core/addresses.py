@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -22,6 +23,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def past_proxies(url: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables by which clients that trust the environment reach a URL of this machine past its proxies.
+
+    Args:
+        url: What is reached; of another machine's nothing is changed.
+        environment: The variables there are.
+    """
+    if not is_own_machine(url):
+        return {}
+    # As the standard library reads them: the lower case wins, even when it is empty.
+    listed = environment.get("no_proxy", environment.get("NO_PROXY", ""))
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    host = str(urlsplit(url).hostname)
+    if names != ["*"] and host not in names:  # "*" means every host, but only when it stands alone
+        names.append(host)
+    return dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(names))
 
 
 def _checked(url: str) -> str:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from plinth.core.addresses import past_proxies
 from plinth.core.basic_auth import credentials
 from plinth.errors import RefusedByPolicy, Unavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 NO_AUTH = SecretStr("")
 
@@ -16,7 +22,8 @@ NO_AUTH = SecretStr("")
 def prepare_environment(home: Path, api_url: str, auth: SecretStr = NO_AUTH) -> None:
     """Point Prefect at our server and our state folder, and away from a user's own profile, before it is imported.
 
-    The processes that Prefect starts for runs read the same: the auth string is theirs, too.
+    The processes that Prefect starts for runs read the same: the auth string is theirs, too. Prefect's clients trust
+    the environment's proxies, which must not see the auth string on its way to a server of this machine.
     """
     os.environ["PREFECT_HOME"] = str(home)
     os.environ["PREFECT_API_URL"] = api_url
@@ -25,6 +32,7 @@ def prepare_environment(home: Path, api_url: str, auth: SecretStr = NO_AUTH) -> 
         os.environ["PREFECT_API_AUTH_STRING"] = auth.get_secret_value()
     else:
         os.environ.pop("PREFECT_API_AUTH_STRING", None)
+    os.environ |= past_proxies(api_url, os.environ)
     os.environ["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -39,7 +47,7 @@ def server_answers(api_url: str, timeout: float = 2.0) -> bool:
     import httpx
 
     try:
-        return httpx.get(f"{api_url}/health", timeout=timeout).status_code == 200
+        return _get(f"{api_url}/health", {}, timeout).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -54,7 +62,7 @@ def check_server(api_url: str, auth: SecretStr = NO_AUTH, timeout: float = 10.0)
     import httpx
 
     try:
-        answer = httpx.get(f"{api_url}/admin/version", headers=credentials(auth), timeout=timeout)
+        answer = _get(f"{api_url}/admin/version", credentials(auth), timeout)
     except httpx.HTTPError as error:
         raise Unavailable(
             f"no Prefect server answers ({type(error).__name__})",
@@ -71,6 +79,15 @@ def check_server(api_url: str, auth: SecretStr = NO_AUTH, timeout: float = 10.0)
         raise Unavailable(
             f"the Prefect server answers {answer.status_code}", where=api_url, hint="plinth doctor; plinth logs prefect"
         )
+
+
+def _get(url: str, headers: Mapping[str, str], timeout: float) -> httpx.Response:
+    """A GET past the environment's proxies: none must see the auth string. Its certificates (SSL_CERT_FILE) count."""
+    import httpx
+
+    return httpx.get(
+        url, headers=dict(headers), timeout=timeout, trust_env=False, verify=httpx.create_ssl_context(trust_env=True)
+    )
 
 
 def server_errors() -> tuple[type[Exception], ...]:

@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from plinth.core.addresses import past_proxies
+
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 
@@ -68,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"{AUTH} is not set to user:password")
     home = Path(os.environ.get("PREFECT_HOME") or "/tmp/prefect")  # noqa: S108  (a container's own)
     home.mkdir(parents=True, exist_ok=True)
-    os.environ |= environment(home, f"http://127.0.0.1:{args.port}/api", args.public_url.rstrip("/"))
-    # Its own services are clients of its API.
+    api_url = f"http://127.0.0.1:{args.port}/api"
+    os.environ |= environment(home, api_url, args.public_url.rstrip("/"))
+    # Its own services are clients of its API, and would show the auth string to a proxy that Docker gives containers.
+    os.environ |= past_proxies(api_url, os.environ)
     os.environ |= {"PREFECT_API_AUTH_STRING": auth, "PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
     if database := os.environ.get(DATABASE):
         asyncio.run(give_back_slots(database))

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from plinth.core.addresses import is_own_machine
+from plinth.core.addresses import is_own_machine, past_proxies
 from plinth.core.assistants import Embedding, Endpoint
 
 
@@ -36,3 +36,21 @@ def test_an_address_is_kept_as_it_is(url):
 )  # fmt: skip
 def test_what_leads_to_this_machine_is_known(url, own):
     assert is_own_machine(url) is own
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "wanted"),
+    [
+        ("http://127.0.0.1:4200/api", {}, "127.0.0.1"),
+        ("http://[::1]:4200/api", {"NO_PROXY": "a, b"}, "a,b,::1"),
+        ("http://localhost/api", {"no_proxy": "localhost"}, "localhost"),
+        ("http://localhost/api", {"NO_PROXY": "a", "no_proxy": ""}, "localhost"),
+        ("http://localhost/api", {"NO_PROXY": "*"}, "*"),
+    ],
+)
+def test_a_url_of_this_machine_is_reached_past_the_proxies(url, given, wanted):
+    assert past_proxies(url, given) == {"no_proxy": wanted, "NO_PROXY": wanted}
+
+
+def test_a_url_of_another_machine_is_reached_as_the_environment_says():
+    assert past_proxies("http://prefect.example/api", {"NO_PROXY": "a"}) == {}
