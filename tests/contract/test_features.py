@@ -1,6 +1,7 @@
 """The features port, held by the Feast adapter on files and on servers, and the read plan against Feast's own read."""
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -489,6 +490,18 @@ def test_a_missing_table_is_named(store):
 def test_a_missing_entity_column_is_named(store):
     with pytest.raises(InvalidInput, match="item"):
         store.historical(some_rows(5).drop(columns="item"))
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such limit")
+def test_feasts_connection_to_a_registry_elsewhere_gives_up_on_a_silent_network(tmp_path, servers_place):
+    write_tables(tmp_path / "features")
+    store = servers_place.make(tmp_path)
+    store.apply()
+    with (
+        store._repository.opened().registry.write_engine.connect() as connection,
+        socket.socket(fileno=os.dup(connection.connection.driver_connection.fileno())) as line,
+    ):
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
 
 
 def test_applying_twice_keeps_what_is_online(store):

@@ -22,6 +22,9 @@ LOCK = 7116417
 
 LOCK_SECONDS = 120
 CONNECT_SECONDS = 5
+SILENT_SECONDS = 5
+"""How long the server, or the network before it, may leave unacknowledged what was sent. A wait for a lock is not that:
+the kernel of a server that lives acknowledges the question at once."""
 
 
 class Registry(Protocol):
@@ -120,6 +123,7 @@ class SqlRegistry:
         self.where = f"{parsed.host}:{parsed.port or 5432}/{parsed.database}"
         options = {
             "connect_timeout": CONNECT_SECONDS,
+            "tcp_user_timeout": SILENT_SECONDS * 1000,  # as the ledger's: else the kernel sends again for 15 minutes
             "options": f"-c lock_timeout={LOCK_SECONDS * 1000}",
             "client_encoding": "utf8",  # of a database that was made without one (SQL_ASCII), text would come as bytes
         }
