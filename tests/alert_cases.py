@@ -151,6 +151,7 @@ def platform_cases():
     managers = "prometheus_notifications_alertmanagers_discovered"
     notified = 'alertmanager_notifications_failed_total{integration="webhook",reason="other"}'
     spans = 'otelcol_exporter_send_failed_spans_total{exporter="otlp/tempo"}'
+    waiting = 'plinth_log_hours_waiting{product="p"%s}'
     reloaded = "prometheus_config_last_reload_successful"
     return {
         "ControllerDown": Case({"up": stays(1)}, {leads: stays(0)}),
@@ -158,6 +159,12 @@ def platform_cases():
         "ControllerFails": Case({bad: grows(2)}, {bad: stays(3), good: grows(60)}),
         "LedgerDown": Case({ledger: stays(0)}, {ledger: stays(1)}),
         "PrefectDown": Case({"plinth_prefect_up": stays(0)}, {"plinth_prefect_up": stays(1)}),
+        # Two controllers say the same, and it is one alert. Without a bucket nobody says anything.
+        "LogArchiveBehind": Case(
+            {waiting % f',instance="{name}"': stays(4) for name in "ab"},
+            {waiting % "": stays(3)},
+            also_silent=({waiting % "": f"9x20 {stays(2)}"}, {other: stays(1)}),
+        ),
         "TargetDown": Case({up: stays(0)}, {up: stays(1)}),
         "TargetGone": Case(
             {up: "1x20", other: stays(1)}, {up: stays(0), other: stays(1)}, also_silent=({other: stays(1)},)

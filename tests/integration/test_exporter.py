@@ -104,10 +104,15 @@ def test_every_metric_of_the_platform_that_needs_no_history_is_there(exported):
     later = {
         metrics.DRIFT_PSI, metrics.DRIFT_SCORE, metrics.CALIBRATION_GAP, metrics.QUALITY, metrics.REPORT_TIME,
         metrics.EVALUATION, metrics.PIPELINE_SECONDS, metrics.PIPELINE_TIME, metrics.INDEX_BUILDS,
-        metrics.ROLLOUT_PHASE,
+        metrics.ROLLOUT_PHASE, metrics.LOG_HOURS_WAITING,
     }  # fmt: skip
     missing = {metric.name for metric in metrics.PLATFORM if f"# TYPE {metric.name} " not in page}
     assert missing == {metric.name for metric in later}
+
+
+def test_with_a_bucket_the_page_tells_what_waits_for_it_though_it_is_away(exported, free_port):
+    page = get(exported(object_store="s3://plinth", object_endpoint=f"http://127.0.0.1:{free_port()}"))[1]
+    assert 'plinth_log_hours_waiting{product="small"} 0.0' in page
 
 
 def test_a_prefect_server_that_refuses_or_is_away_costs_its_own_series_only(exported, prefect):

@@ -38,6 +38,7 @@ UNMADE = {
     "plinth_evaluation": "releases made for tests were evaluated by nobody",
     "plinth_log_lines_exported_total": "no collector runs here",
     "plinth_log_lines_dropped_total": "no collector runs here",
+    "plinth_log_hours_waiting": "no bucket is here, and so no archive",
 }
 
 

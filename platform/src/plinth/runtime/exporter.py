@@ -21,7 +21,7 @@ import plinth
 from plinth.core.addresses import is_loopback
 from plinth.core.products import Product
 from plinth.errors import PlinthError
-from plinth.runtime.platform_readings import Files, ledger_readings
+from plinth.runtime.platform_readings import Files, archive_readings, ledger_readings
 from plinth.runtime.prefect_readings import PrefectReadings
 from plinth.runtime.reading import Source
 from plinth.serving.access import host_names
@@ -38,6 +38,8 @@ REQUEST_SECONDS = 5.0
 AT_ONCE = 8
 """Requests that are answered at once; more are closed."""
 PREFECT_SECONDS = 15.0
+ARCHIVE_SECONDS = 60.0
+"""Every folder of every log is listed, and an hour changes slowly."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[^:\[\]]{1,255})(?::[0-9]{0,5})?")
 
@@ -62,6 +64,7 @@ class Exporter:
             Source("ledger", lambda: ledger_readings(platform), metrics.LEDGER_UP),
             Source("files", Files(platform, manifest)),
             Source("prefect", prefect, metrics.PREFECT_UP, fresh=PREFECT_SECONDS),
+            Source("archive", lambda: archive_readings(platform), fresh=ARCHIVE_SECONDS),
         )
         self.metrics = PlatformMetrics(self._scraped)
 

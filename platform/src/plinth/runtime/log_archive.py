@@ -94,7 +94,7 @@ class Archive:
             return {hour: Hour(**{**one, "files": tuple(one["files"])}) for hour, one in listed.items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Corrupt(
                 "the list of archived logs cannot be read", where=str(path),
                 hint="delete it: what is here is archived again",
@@ -103,6 +103,14 @@ class Archive:
     def due(self, now: float) -> list[str]:
         """Closed hours that are not in the bucket with all their rows."""
         return self._due(self._local(now))
+
+    def waiting(self, now: float) -> int:
+        """How many hours are due; all that are here where the list cannot be read: once it is mended, they are."""
+        local = self._local(now)
+        try:
+            return len(self._due(local))
+        except Corrupt:
+            return len(local)
 
     def _due(self, local: Mapping[str, tuple[str, ...]]) -> list[str]:
         known = self.hours()
@@ -318,6 +326,26 @@ def due(platform: Platform, now: float | None = None) -> bool:
     return any(log_merge.merge_due(folder, now) for _, folder in log_folders(platform)) or any(
         archive.due(now) for archive in archives(platform)
     )
+
+
+def waiting(platform: Platform, now: float | None = None) -> dict[str, int]:
+    """Product to the hours of its logs that are due for the archive: of each of the workspace, and of each that left
+    logs here. A product with a log that cannot be looked at is left out. Looks at names only.
+    """
+    if platform.objects is None:
+        return {}
+    now = time.time() if now is None else now
+    found, unknown = dict.fromkeys(platform.products.names(), 0), set()
+    for product, folder in log_folders(platform):
+        try:
+            hours = Archive(platform.objects, product, folder).waiting(now)
+        except FileNotFoundError:  # collected meanwhile
+            hours = 0
+        except OSError:  # some of its hours alone would look like few
+            unknown.add(product)
+            continue
+        found[product] = found.get(product, 0) + hours
+    return {product: hours for product, hours in found.items() if product not in unknown}
 
 
 def keep(platform: Platform, now: float | None = None) -> dict[str, int]:

@@ -16,6 +16,7 @@ from plinth.core.rollouts import ENDED
 from plinth.errors import PlinthError
 from plinth.ledger.totals import totals
 from plinth.monitoring import latest
+from plinth.runtime import log_archive
 from plinth.telemetry import metrics
 from plinth.telemetry.prometheus import Reading
 from plinth.wiring import Platform
@@ -52,6 +53,16 @@ def ledger_readings(platform: Platform) -> Iterator[Reading]:
     for product, evaluation in found.evaluations.items():
         for name, value in evaluation.items():
             yield metrics.EVALUATION, (product, name), value
+
+
+def archive_readings(platform: Platform) -> Iterator[Reading]:
+    """Hours of the logs that wait for the bucket; none without one.
+
+    Raises:
+        InvalidInput: As `Platform.objects`.
+    """
+    for product, hours in log_archive.waiting(platform).items():
+        yield metrics.LOG_HOURS_WAITING, (product,), hours
 
 
 def manifest_readings(product: Product) -> Iterator[Reading]:

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 FRESH_SECONDS = 4.0
 """So long what was read is good: less than Prometheus's usual interval, so that each scrape sees something new."""
 OLD_SECONDS = 30.0
-"""What was read longer ago than this is left out: a place that hangs has nothing to say."""
+"""What was read longer ago than this, and than twice as long as it is good, is left out: a place that hangs has nothing
+to say."""
 
 
 class Source:
@@ -42,6 +43,7 @@ class Source:
         self._read = read
         self._up = up
         self._fresh = fresh
+        self._old = max(OLD_SECONDS, 2 * fresh)
         self._clock = clock
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -66,7 +68,7 @@ class Source:
     def now(self) -> list[Reading]:
         """What was read last, unless that failed or is too old."""
         at, readings = self._known
-        well = not self._problem and self._clock() - at < OLD_SECONDS
+        well = not self._problem and self._clock() - at < self._old
         told = [(self._up, (), float(well))] if self._up is not None else []
         return [*(readings if well else ()), *told]
 

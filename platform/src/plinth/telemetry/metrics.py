@@ -276,6 +276,12 @@ CONTRACT_VIOLATIONS = _platform(
     "Violations of batches in quarantine that no later delivery settled.",
 )
 INDEX_BUILDS = _platform("plinth_index_builds", "gauge", ("product",), "Index builds that are kept.")
+LOG_HOURS_WAITING = _platform(
+    "plinth_log_hours_waiting",
+    "gauge",
+    ("product",),
+    "Closed hours of the logs that are due for the archive; none without a bucket.",
+)
 PREFECT_UP = _platform("plinth_prefect_up", "gauge", (), "1 while the Prefect server answers the controller.")
 
 PLATFORM = (
@@ -283,7 +289,7 @@ PLATFORM = (
     BUDGET_MONTHLY, BUDGET_CORE_HOUR, RELEASES, ROLLOUT_PHASE, ROLLOUTS_ENDED, APPROVALS_WAITING, PROJECTIONS_PENDING,
     AUDIT_ENTRIES, EVENTS, DRIFT_PSI, DRIFT_SCORE, CALIBRATION_GAP, QUALITY, REPORT_TIME, EVALUATION, PIPELINE_RUNS,
     PIPELINE_RUNNING, PIPELINE_QUEUED, PIPELINE_RETRIES, PIPELINE_SECONDS, PIPELINE_TIME, CONTRACT_VIOLATIONS,
-    INDEX_BUILDS, PREFECT_UP,
+    INDEX_BUILDS, LOG_HOURS_WAITING, PREFECT_UP,
 )  # fmt: skip
 """What the controller's own page of metrics shows: of the ledger, the reports, and the pipelines."""
 

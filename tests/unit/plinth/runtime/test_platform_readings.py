@@ -1,6 +1,7 @@
 """The controller's page says what the ledger, the manifests and the files say, and no more."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ import pytest
 from plinth.core.manifests import parse_product
 from plinth.errors import InvalidInput
 from plinth.ledger.totals import Totals, totals
-from plinth.runtime import platform_readings
+from plinth.runtime import log_merge, platform_readings
 from plinth.runtime.controller import Manifests
-from plinth.runtime.platform_readings import Files, Runs, drift_readings, ledger_readings
+from plinth.runtime.platform_readings import Files, Runs, archive_readings, drift_readings, ledger_readings
 from plinth.settings import Settings
 from plinth.telemetry import metrics
 from plinth.wiring import Platform
@@ -184,3 +185,89 @@ def test_an_assistants_builds_are_counted(platform):
     readings = list(Files(platform, lambda name: product)())
     assert values(readings, metrics.INDEX_BUILDS) == {("small",): 1}
     assert values(readings, metrics.CONTRACT_VIOLATIONS) == {}
+
+
+# The archive of the logs. Only names are looked at, so empty files do; the bucket is never asked.
+
+NOON = 1_769_860_800
+"""31 January 2026."""
+
+
+@pytest.fixture
+def archived(platform):
+    """The same with a bucket, and a second product."""
+    home = platform.settings.home
+    (home / "services" / "other").mkdir()
+    (home / "services" / "other" / "product.yaml").write_text("name: other")
+    return Platform(
+        Settings(home=home, state=home / "state", object_store="s3://plinth", object_endpoint="http://[::1]:9")
+    )
+
+
+def write_hours(platform, product, log, *hours):
+    """A file of each hour after noon; returns the log's folder."""
+    folder = platform.settings.product_dir(product) / log
+    for hour in hours:
+        path = folder / "date=2026-01-31" / f"part-{(NOON + 3600 * hour) * 10**9}-1-1.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def waiting(platform):
+    return {
+        product: value for (product,), value in values(archive_readings(platform), metrics.LOG_HOURS_WAITING).items()
+    }
+
+
+def test_without_a_bucket_nothing_waits_for_one(platform):
+    write_hours(platform, "small", "inference", 0)
+    assert list(archive_readings(platform)) == []
+
+
+def test_closed_hours_of_all_logs_wait_and_none_is_told_as_0(archived):
+    assert waiting(archived) == {"other": 0, "small": 0}
+    write_hours(archived, "small", "inference", 0, 1)
+    write_hours(archived, "small", "requests", 1)
+    write_hours(archived, "gone", "answers", 0)  # a product that left its logs
+    write_hours(archived, "other", "answers", int((time.time() - NOON) // 3600))  # an hour that is not over
+    assert waiting(archived) == {"gone": 1, "other": 0, "small": 3}
+
+
+@pytest.mark.parametrize(("text", "count"), [("{}", 2), ("{", 2), ("[]", 2), ('{"20260131T12": {}}', 2), (None, 1)])
+def test_what_is_in_the_bucket_does_not_wait_and_without_a_list_of_it_everything_does(archived, text, count):
+    folder = write_hours(archived, "small", "inference", 0, 1)
+    files = [f"{path.parent.name}/{path.name}" for path in folder.glob("*/*.parquet")]
+    known = {"20260131T12": {"digest": "d", "size": 1, "files": files}}
+    (folder / ".archive.json").write_text(json.dumps(known) if text is None else text)
+    assert waiting(archived)["small"] == count
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(FileNotFoundError, {"other": 1, "small": 2}), (PermissionError, {"other": 1})]
+)
+def test_a_log_that_vanishes_has_nothing_and_one_that_cannot_be_looked_at_hides_no_other_product(
+    archived, monkeypatch, error, told
+):
+    for product, log, hours in (
+        ("small", "inference", (0, 1)),
+        ("small", "requests", (1,)),
+        ("other", "answers", (0,)),
+    ):
+        write_hours(archived, product, log, *hours)
+    listed = log_merge.partitions
+
+    def partitions(folder):
+        if folder.name == "requests":
+            raise error(2, "no", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(log_merge, "partitions", partitions)
+    assert waiting(archived) == told
+
+
+def test_a_partition_that_vanishes_while_it_is_looked_at_has_no_hours(archived, monkeypatch):
+    folder = write_hours(archived, "small", "requests", 0)
+    listed = log_merge.partitions
+    monkeypatch.setattr(log_merge, "partitions", lambda path: [*listed(path), folder / "generation=1"])
+    assert waiting(archived)["small"] == 1

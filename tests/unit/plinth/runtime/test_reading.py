@@ -42,6 +42,16 @@ def test_what_is_fresh_is_not_read_again():
     assert len(reads) == 2
 
 
+def test_what_is_good_for_long_is_told_until_it_was_due_twice():
+    clock = Clock()
+    source = Source("s", lambda: [ONE], fresh=60, clock=clock)
+    asked(source)
+    clock.at = 119
+    assert source.now() == [ONE]
+    clock.at = 120
+    assert source.now() == []
+
+
 def test_a_failure_leaves_its_readings_out_is_logged_once_and_ends_with_the_next_success(caplog):
     clock, well = Clock(), [True]
 

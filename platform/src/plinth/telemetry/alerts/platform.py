@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from plinth.telemetry import foreign, metrics
 from plinth.telemetry.alerts.model import Alert
-from plinth.telemetry.expressions import increase, series
+from plinth.telemetry.expressions import increase, largest, series
 
 
 def alerts() -> list[Alert]:
     """The alerts that belong to no product."""
-    return [*_controller(), *_servers(), *_telemetry()]
+    return [*_controller(), *_logs(), *_servers(), *_telemetry()]
 
 
 def _controller() -> list[Alert]:
@@ -48,6 +48,20 @@ def _controller() -> list[Alert]:
             "The Prefect server does not answer",
             "No pipeline starts: no training, no refresh of an index. `plinth status`, `plinth logs prefect`.",
             "controller",
+        ),
+    ]  # fmt: skip
+
+
+def _logs() -> list[Alert]:
+    # Of each product, and the platform's all the same: one bucket, one controller. Without a bucket there is no series.
+    waiting = largest(series(metrics.LOG_HOURS_WAITING), "product")
+    return [
+        Alert(
+            "LogArchiveBehind", f"{waiting} > 3", "30m", "ticket",
+            "{{ $labels.product }}: {{ $value }} closed hours of its logs are not in the bucket",
+            "They are on this machine's disk only. `plinth logs controller` says why none can be archived; the "
+            "controller tries again every five minutes.",
+            "logs",
         ),
     ]  # fmt: skip
 

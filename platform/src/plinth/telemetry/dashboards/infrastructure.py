@@ -5,7 +5,7 @@ from __future__ import annotations
 from plinth.telemetry import foreign, metrics
 from plinth.telemetry.dashboards import units
 from plinth.telemetry.dashboards.model import Board, Bound, Panel, Query, Row, Variable
-from plinth.telemetry.expressions import INTERVAL, average, increase, quantile, rate, series, total
+from plinth.telemetry.expressions import INTERVAL, average, increase, largest, quantile, rate, series, total
 
 WHICH = {"job": "~$job"}
 
@@ -108,7 +108,7 @@ def _controller() -> Row:
                 "A second, by result. None: nothing moves.",
                 units.PER_SECOND,
                 (Query(ticks, "{{result}}"),),
-                width=8,
+                width=6,
                 runbook="controller",
             ),
             Panel(
@@ -119,7 +119,7 @@ def _controller() -> Row:
                     Query(quantile(0.95, metrics.CONTROLLER_TICK_SECONDS), "p95"),
                     Query(average(metrics.CONTROLLER_TICK_SECONDS, "job"), "mean"),
                 ),
-                width=8,
+                width=6,
                 runbook="controller",
             ),
             Panel(
@@ -127,8 +127,18 @@ def _controller() -> Row:
                 "1 for the controller that acts. Several may run; one leads.",
                 units.NUMBER,
                 (Query(series(metrics.CONTROLLER_LEADS), "{{instance}}"),),
-                width=8,
+                width=6,
                 runbook="controller",
+            ),
+            Panel(
+                "Log hours to archive",
+                "Closed hours of each product's logs that are not in the bucket. One of each log, just after an hour's "
+                "end, is right. Above 3 for half an hour an alert is raised. Empty without a bucket.",
+                units.COUNT,
+                (Query(largest(series(metrics.LOG_HOURS_WAITING), "product"), "{{product}}"),),
+                width=6,
+                bounds=(Bound(4, "red"),),
+                runbook="logs",
             ),
         ),
     )
