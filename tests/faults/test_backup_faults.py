@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from patience import PATIENCE
-from plinth.errors import NotFound
+from plinth.core.files import locked
+from plinth.errors import Conflict, NotFound, Unavailable
 from plinth.runtime.backup import manifest
 from plinth.runtime.backup.folder import StatePart
-from plinth.runtime.backup.run import back_up, restore
+from plinth.runtime.backup.run import LOCK_FILE, back_up, restore
 from plinth.settings import Settings
 from plinth.wiring import Platform
 
@@ -110,3 +111,68 @@ def test_a_restore_that_is_killed_in_the_middle_leaves_everything_stopped_and_is
     assert world.read() == ["kept", "kept"]
     assert world.stack.done == ["stopped", "stores", "started"]
     assert world.actions().count("backup.restored") == 1
+
+
+class Crowded(OtherPart):
+    """A part in whose middle somebody begins another backup and another restore."""
+
+    name = "crowded"
+
+    def __init__(self, folder, others):
+        super().__init__(folder)
+        self.others, self.refused = others, []
+
+    def _crowd(self):
+        for begin in self.others:
+            with pytest.raises(Conflict, match="another backup or restore") as error:
+                begin()
+            self.refused.append(error.value.hint)
+
+    def dump(self, folder):
+        self._crowd()
+        return super().dump(folder)
+
+    def restore(self, folder):
+        self._crowd()
+        return super().restore(folder)
+
+
+def test_no_backup_and_no_restore_begins_while_another_is_at_work(world):
+    world.backup()
+    second, again = World(world.folder), World(world.folder)
+    second.to = world.folder / "second"
+    crowded = Crowded(world.folder / "two", [second.backup, again.restore])
+    world.parts.append(crowded)
+    world.to = world.folder / "third"
+    world.backup()
+    assert not second.to.exists()
+    world.write("changed")
+    world.restore()
+    assert world.read() == ["kept", "kept"]
+    assert again.stack.done == [], "nothing was stopped"
+    assert len(crowded.refused) == 4
+    second.backup()  # the lock went with its holder
+    manifest.check(second.to)
+    for other in (second, again):
+        other.platform.ledger.close()
+
+
+def test_the_lock_outlives_a_restore_that_empties_its_folder(world):
+    state, to = world.folder / "one", world.folder / "dump"
+    to.mkdir()
+    StatePart(state).dump(to)
+    busy = Conflict("held")
+    with locked(state / LOCK_FILE, busy):
+        StatePart(state).restore(to)
+        with pytest.raises(Conflict, match="held"), locked(state / LOCK_FILE, busy):
+            pytest.fail("the lock is another file's")
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(world):
+    """Containers write in the state folder, and root backs it up."""
+    state = world.platform.settings.state_dir
+    (state / LOCK_FILE).symlink_to(world.folder / "elsewhere")
+    with pytest.raises(Unavailable, match="cannot be taken"):
+        world.backup()
+    assert not (world.folder / "elsewhere").exists()
+    assert not world.to.exists()

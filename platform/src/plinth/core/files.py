@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import shutil
 import stat
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
+
+from plinth.errors import Conflict
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -101,6 +104,29 @@ def lock_within(handle: int, seconds: float) -> bool:
             if time.monotonic() >= until:
                 return False
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Conflict, wait: float = 0.0, mode: int = 0o600) -> Iterator[None]:
+    """Hold the exclusive lock of a file, which is made where there is none and stays.
+
+    Args:
+        path: The file. Not a link: who may write in its folder must not choose what is opened.
+        busy: Raised when somebody else holds it for `wait` seconds.
+        wait: Seconds.
+        mode: Permissions of a new file, of which the umask takes some away.
+
+    Raises:
+        Conflict: `busy`.
+        OSError: The file cannot be opened.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        if not lock_within(handle, wait):
+            raise busy
+        yield
+    finally:
+        os.close(handle)
 
 
 def sync(path: Path) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from plinth.core.files import lock_within
+from plinth.core.files import locked
 from plinth.errors import Conflict
 
 LOGS = ("requests", "inference", "answers")
@@ -93,14 +93,8 @@ def alone_with(folder: Path, wait: float = 0.0) -> Iterator[None]:
     Raises:
         Conflict: Somebody else is still at work.
     """
-    try:
-        handle = os.open(folder / ".alone", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except FileNotFoundError:
+    busy = Conflict("somebody else is at work on this log", where=str(folder), hint="try again in a minute")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(FileNotFoundError):
+            stack.enter_context(locked(folder / ".alone", busy, wait, 0o666))
         yield
-        return
-    try:
-        if not lock_within(handle, wait):
-            raise Conflict("somebody else is at work on this log", where=str(folder), hint="try again in a minute")
-        yield
-    finally:
-        os.close(handle)

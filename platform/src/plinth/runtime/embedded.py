@@ -9,12 +9,12 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from plinth.core.digests import digest_json
-from plinth.core.files import lock_within
+from plinth.core.files import locked
 from plinth.errors import Conflict, NotFound, RefusedByPolicy, Unavailable
 from plinth.runtime import leftovers
 from plinth.runtime.health import look
@@ -195,20 +195,14 @@ def _unwritable(state: Path, error: OSError) -> Unavailable:
     )
 
 
-@contextlib.contextmanager
-def _lock(state: Path, wait: float) -> Iterator[None]:
+def _lock(state: Path, wait: float) -> contextlib.AbstractContextManager[None]:
     """One `up` or `down` of a state folder at a time. The kernel drops the lock when its holder dies."""
-    handle = os.open(state / "run" / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not lock_within(handle, wait):
-            raise Conflict(
-                "another `plinth up` or `plinth down` is at work on this state folder",
-                where=str(state),
-                hint="wait for it, then look at `plinth status`",
-            )
-        yield
-    finally:
-        os.close(handle)
+    busy = Conflict(
+        "another `plinth up` or `plinth down` is at work on this state folder",
+        where=str(state),
+        hint="wait for it, then look at `plinth status`",
+    )
+    return locked(state / "run" / "up.lock", busy, wait)
 
 
 def _remember(state: Path, services: Sequence[Service], env: dict[str, str]) -> None:

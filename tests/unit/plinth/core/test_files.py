@@ -3,7 +3,8 @@ import stat
 
 import pytest
 
-from plinth.core.files import new_file, write_whole
+from plinth.core.files import locked, new_file, write_whole
+from plinth.errors import Conflict
 
 
 @pytest.fixture
@@ -75,3 +76,13 @@ def test_what_root_writes_into_a_folder_that_is_handed_down_is_its_users(tmp_pat
     assert (found.st_uid, found.st_gid) == (10001, 10001)
     write_whole(tmp_path / "own", b"x")
     assert (tmp_path / "own").stat().st_uid == 0
+
+
+def test_a_lock_is_held_by_one_and_goes_with_its_holder(tmp_path):
+    path, busy = tmp_path / ".lock", Conflict("busy")
+    for _ in range(2):
+        with locked(path, busy), pytest.raises(Conflict, match="busy"), locked(path, busy, wait=0.2):
+            pytest.fail("two hold it")
+    assert mode(path) == 0o600
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "gone" / ".lock", busy):
+        pytest.fail("there is no such folder")

@@ -8,15 +8,17 @@ after a restore.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import plinth
 from plinth.core.failpoints import failpoint
+from plinth.core.files import locked
 from plinth.errors import Conflict, Corrupt, InvalidInput, PlinthError, Unavailable
 from plinth.ledger.database import HEAD
 from plinth.runtime.backup import manifest as manifests
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from plinth.settings import Settings
 
 Progress = Callable[[str], None]
+LOCK_FILE = ".backup.lock"
+"""In the state folder: hidden, so that a restore that empties the folder leaves it."""
 BUCKETS = ("plinth", "mlflow")
 
 
@@ -82,10 +86,17 @@ def back_up(
 
     Raises:
         InvalidInput: The folder lies in the state folder.
-        Conflict: The folder holds something.
+        Conflict: The folder holds something, or another backup or restore is at work.
         Unavailable: A server does not answer, or the disk is full; what was written is removed.
     """
     _check_apart(platform, folder)
+    with _alone(platform.settings.state_dir):
+        return _back_up(platform, folder, parts, project, on_progress)
+
+
+def _back_up(
+    platform: Platform, folder: Path, parts: Sequence[Part], project: str, on_progress: Progress
+) -> BackupManifest:
     head = platform.ledger.audit(1)
     try:
         if folder.is_dir() and any(folder.iterdir()):
@@ -143,10 +154,18 @@ def restore(
     Raises:
         InvalidInput: The folder lies in the state folder, which is emptied; nothing was touched.
         NotFound, Corrupt: It is no whole backup; nothing was touched.
-        Conflict: It is of a newer plinth, or of other stores than this stack has; nothing was touched.
+        Conflict: It is of a newer plinth, or of other stores than this stack has, or another backup or restore is at
+            work; nothing was touched.
         Unavailable: A server failed; the stack is left stopped but for its stores. Run it again.
     """
     _check_apart(platform, folder)
+    with _alone(platform.settings.state_dir):
+        return _restore(platform, folder, parts, stack, on_progress)
+
+
+def _restore(
+    platform: Platform, folder: Path, parts: Sequence[Part], stack: Stack, on_progress: Progress
+) -> BackupManifest:
     on_progress("checking digests")
     found = manifests.check(folder)
     if found.ledger_revision > HEAD:
@@ -175,6 +194,30 @@ def restore(
         platform.actor, "backup.restored", found.project, {"made_at": found.made_at, "audit_head": found.audit_head}
     )
     return found
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """No other backup or restore of a state folder meanwhile: two restores would each put back half of what is left.
+
+    Raises:
+        Conflict: Another is at work.
+        Unavailable: The state folder cannot be written.
+    """
+    busy = Conflict(
+        "another backup or restore of this state folder is at work", where=str(state),
+        hint="wait until it has ended, then run this again",
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(state / LOCK_FILE, busy))
+        except OSError as error:
+            raise Unavailable(
+                f"the lock of backups cannot be taken: {error.strerror}", where=str(state / LOCK_FILE),
+                hint="see to the permissions of the file and its folder, and to free disk space",
+            ) from error  # fmt: skip
+        yield
 
 
 def _check_apart(platform: Platform, folder: Path) -> None:
