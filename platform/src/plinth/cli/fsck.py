@@ -79,6 +79,7 @@ def gc(args: Namespace, out: Output) -> None:
     from plinth.runtime.index_retention import has_builds
     from plinth.runtime.retention import collect
     from plinth.wiring import Platform
+    from plinth.wiring.mlflow import mlflow_cache
 
     platform = Platform.from_settings()
     ledger, settings = platform.ledger, platform.settings
@@ -87,7 +88,7 @@ def gc(args: Namespace, out: Output) -> None:
     with _progress(out) as tell:
         done = collect(
             ledger, platform.artifacts, folders, actor=platform.actor, apply=args.apply,
-            grace=_grace(args.grace), keep=args.keep, indexes=indexes, on_progress=tell,
+            grace=_grace(args.grace), keep=args.keep, indexes=indexes, cache=mlflow_cache(settings), on_progress=tell,
         )  # fmt: skip
     out.data(
         {

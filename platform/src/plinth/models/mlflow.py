@@ -19,7 +19,15 @@ from urllib.request import url2pathname
 from plinth.errors import Corrupt, NotFound
 from plinth.models.mlflow_connection import MlflowConnection
 from plinth.models.port import Alias, Dataset, ModelVersion, Run, Training
-from plinth.models.rules import MODEL_FILE, check_name, check_stored, check_training, run_tags, version_tags
+from plinth.models.rules import (
+    DOWNLOADING,
+    MODEL_FILE,
+    check_name,
+    check_stored,
+    check_training,
+    run_tags,
+    version_tags,
+)
 
 _FOLDER = "report"
 _LIST = "plinth model list"
@@ -262,7 +270,7 @@ class MlflowRegistry:
         if MODEL_FILE not in {Path(entry.path).name for entry in list_artifacts(source, tracking_uri=server)}:
             raise NotFound(f"the model file {MODEL_FILE} is gone", where=where, hint="restore it, or train again")
         self.artifacts.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=self.artifacts) as folder:
+        with tempfile.TemporaryDirectory(prefix=DOWNLOADING, dir=self.artifacts) as folder:
             path = download_artifacts(f"{source}/{MODEL_FILE}", dst_path=folder, tracking_uri=server)
             check_stored(Path(path), digest, where)
             target.parent.mkdir(exist_ok=True)

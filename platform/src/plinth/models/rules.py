@@ -11,6 +11,8 @@ from plinth.errors import Corrupt, InvalidInput, NotFound, RefusedByPolicy
 from plinth.models.port import Training
 
 MODEL_FILE = "model.onnx"
+DOWNLOADING = ".download-"
+"""How the folder of a model file begins that is being fetched."""
 
 
 def check_training(training: Training) -> str:

@@ -4,22 +4,25 @@ The order makes a kill at any point harmless: first releases are retired, each i
 serve them; then artefacts that no other release needs are deleted; what a kill left is found by the next run. A file is
 deleted only when nobody stored it for the grace period: a pipeline that makes a release of an artefact which is stored
 already renews its time before it registers the release. Index builds that no release needs go last, in the same way.
+Model files that were fetched from a server lie in a cache of this machine: a loss there costs a download.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from plinth.core.findings import Progress, silent
 from plinth.errors import InvalidInput, RefusedByPolicy, Unavailable
+from plinth.ledger.artifacts import is_digest
 from plinth.ledger.port import Artifacts, Leftover
 from plinth.ledger.retention import KEEP, Bundle, Retention
 from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
+from plinth.models.rules import DOWNLOADING
 from plinth.retrieval.port import VectorStore
 from plinth.runtime.index_retention import collect_builds, spare_builds
 
@@ -42,7 +45,8 @@ class Collection:
         kept: Releases that keep their artefacts, by digest, and why.
         retired: Releases that can serve no more.
         artifacts: Digest to bytes of artefacts that no release needs.
-        others: Path to bytes of what killed processes left and of request logs of generations long over.
+        others: Path to bytes of what killed processes left, of request logs of generations long over, and of fetched
+            model files that no release needs.
         builds: Product and id to bytes of index builds that no release needs.
     """
 
@@ -69,6 +73,7 @@ def collect(
     grace: float = GRACE_SECONDS,
     keep: int = KEEP,
     indexes: Mapping[str, VectorStore] | None = None,
+    cache: Path | None = None,
     now: float | None = None,
     on_progress: Progress | None = None,
 ) -> Collection:
@@ -87,6 +92,7 @@ def collect(
         grace: Seconds; an hour at least.
         keep: 3 at least.
         indexes: Product to its vector store, of assistants.
+        cache: The folder of model files that were fetched from a server, one folder a digest.
         now: Seconds since 1970; default this moment.
         on_progress: Told of batches of artefacts.
 
@@ -113,17 +119,17 @@ def collect(
     if apply:
         spare = _collected(retention, store, sorted(spare), before, actor, on_progress or silent)
     left = list(_leftovers(store, before))
-    logs: dict[Path, int] = {}
+    spent = _cached_models(cache, needed, before) if cache is not None else {}
     for product, folder in folders.items():
-        logs |= _request_logs(ledger, product, folder, before)
-    others = {one.where: one.size for one in left} | {str(path): size for path, size in logs.items()}
+        spent |= _request_logs(ledger, product, folder, before)
+    others = {one.where: one.size for one in left} | {str(path): size for path, size in spent.items()}
     builds = _index_builds(retention, indexes or {}, folders, before, actor if apply else "")
     if apply and others:
         names = ["/".join(where.split("/")[-3:]) for where in others]
         ledger.append_audit(actor, "files.collect", "files", {"files": names[:BATCH], "count": len(names)})
         for one in left:
             store.discard(one)
-        for path in logs:
+        for path in spent:
             _delete(path)
     return Collection(
         apply, {digest: one.why for digest, one in kept.items()},
@@ -164,6 +170,23 @@ def _index_builds(
 def _leftovers(store: Artifacts, before: float) -> Iterator[Leftover]:
     """Half-written files, and copies that were put aside as corrupt. What a collector moved aside is put back."""
     return (left for left in store.leftovers() if left.kind != "collecting" and left.size and left.at < before)
+
+
+def _cached_models(cache: Path, needed: Container[str], before: float) -> dict[Path, int]:
+    """What was fetched for no release that is kept, and what killed downloads left. An open file stays its reader's."""
+    found = {}
+    for path in cache.glob("*"):
+        ours = is_digest(path.name) or path.name.startswith(DOWNLOADING)
+        if not ours or path.name in needed or path.is_symlink() or not path.is_dir():
+            continue
+        try:
+            files = [file.stat() for file in path.iterdir()]
+            last = max(state.st_mtime for state in (path.stat(), *files))
+        except FileNotFoundError:  # somebody is at work there
+            continue
+        if last < before:
+            found[path] = sum(file.st_size for file in files)
+    return found
 
 
 def _request_logs(ledger: Ledger, product: str, folder: Path, before: float) -> dict[Path, int]:

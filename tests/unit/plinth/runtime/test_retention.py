@@ -16,6 +16,8 @@ from plinth.ledger.rollouts import Rollouts
 from plinth.ledger.store import Ledger
 from plinth.runtime.fsck import check_artifacts, check_ledger
 from plinth.runtime.retention import collect
+from plinth.settings import Settings
+from plinth.wiring.mlflow import mlflow_cache, mlflow_files
 
 DAY = 86_400.0
 
@@ -322,6 +324,42 @@ def test_a_kill_at_any_point_leaves_everything_whole_and_the_next_run_ends_it(wo
     assert world.well()
     assert [number for number in range(1, 11) if world.model(number).exists()] == [3, 4, 5, 8, 9, 10]
     assert not list(world.store.leftovers())
+
+
+def test_fetched_model_files_that_no_kept_release_needs_go(world, ten):
+    cache = world.folder / "cache" / "models"
+    fetched = {number: cache / world.model(number).name for number in (1, 4, 5, 10)}
+    half, young, foreign = cache / ".download-x", cache / ("a" * 64), cache / "notes"
+    for folder in (*fetched.values(), half, young, foreign):
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"fetched")
+        at = time.time() + (29 if folder == young else 0) * DAY
+        for path in (folder / "model.onnx", folder):
+            os.utime(path, (at, at))
+    link = cache / ("b" * 64)
+    link.symlink_to(foreign)
+    due = {str(fetched[1]): 7, str(half): 7}
+    would = world.collect(apply=False, cache=cache)
+    assert would.others == due
+    assert len(list(cache.iterdir())) == 8
+    # A reader goes on reading; and what serves (5), served before (4) or may (10) is not fetched anew.
+    with (fetched[1] / "model.onnx").open("rb") as file:
+        done = world.collect(cache=cache)
+        assert file.read() == b"fetched"
+    assert done.others == due
+    assert set(cache.iterdir()) == {fetched[4], fetched[5], fetched[10], young, foreign, link}
+    assert (foreign / "model.onnx").exists()
+    (entry,) = world.ledger.audit(limit=1)
+    assert set(entry.payload["files"]) == {f"cache/models/{path.name}" for path in (fetched[1], half)}
+    assert world.collect(cache=cache).others == {}
+
+
+def test_the_files_of_the_registry_itself_are_no_cache(tmp_path):
+    settings = Settings(home=tmp_path)
+    assert mlflow_cache(settings) is None
+    assert mlflow_files(settings) == settings.state_dir / "mlflow" / "artifacts"
+    settings = Settings(home=tmp_path, mlflow_server="http://127.0.0.1:5001")
+    assert mlflow_cache(settings) == mlflow_files(settings) == settings.state_dir / "cache" / "models"
 
 
 def collect_until(world, at):
