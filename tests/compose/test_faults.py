@@ -243,7 +243,8 @@ def test_a_flushed_valkey_is_answered_by_flagged_defaults_until_it_is_filled_aga
     assert status == 200
     assert answer["predictions"][0]["defaulted"], answer
     found = json.loads(served.plinth("fsck", "--json").stdout)
-    assert any("online" in json.dumps(one) for one in found["violations"]), found
+    wrong = [one for one in found["findings"] if one["level"] == "violation"]
+    assert any("online" in json.dumps(one) for one in wrong), found
     repaired = served.plinth("fsck", "--repair", "--json")
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr
     clean(served)
@@ -260,7 +261,7 @@ def test_row_22_a_hung_valkey_costs_a_deadline_and_not_a_thread(served):
     finally:
         served.compose("unpause", "valkey")
     assert set(statuses) == {503}, statuses
-    assert waited < 20, "a breaker answers after the first deadlines"
+    assert waited < 6, "only the first is waited for"
     until(lambda: caller.ask()[0] == 200, 30, "an answer")
 
 
@@ -308,7 +309,10 @@ def test_row_4_a_full_volume_of_s3_fails_cleanly_and_heals(served, tmp_path):
     if "TEST_S3_DEVICE" not in served.env:
         pytest.skip("the object store has no disk of its own here, and filling the machine's would harm others")
     filler = "/data/filler"
-    served.compose("exec", "-T", "seaweedfs", "sh", "-c", f"dd if=/dev/zero of={filler} bs=1M 2>/dev/null; true")
+    inside = ("exec", "-T", "--user", "1000", "seaweedfs", "sh", "-c")
+    served.compose(*inside, f"dd if=/dev/zero of={filler} bs=1M 2>/dev/null; dd if=/dev/zero of={filler}2 bs=4k; true")
+    free = served.compose(*inside, "df -k /data | tail -1 | tr -s ' ' | cut -d' ' -f4").stdout
+    assert int(free) < 64, free
     (tmp_path / "full.md").write_text("# A full disk\n\nWhat cannot be kept is not promised.\n")
     folder = served.state / "full"
     shutil.copytree(tmp_path, folder)
@@ -321,7 +325,7 @@ def test_row_4_a_full_volume_of_s3_fails_cleanly_and_heals(served, tmp_path):
         assert Caller(served).ask()[0] == 200
         assert Caller(served, ASSISTANT).ask()[0] == 200
     finally:
-        served.compose("exec", "-T", "seaweedfs", "rm", "-f", filler)
+        served.compose(*inside, f"rm -f {filler} {filler}2")
     done = until(lambda: (lambda d: d if d.returncode == 0 else None)(served.plinth(*words)), 180, "an index build")
     assert json.loads(done.stdout)["release"]
     clean(served)

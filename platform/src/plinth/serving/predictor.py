@@ -20,6 +20,7 @@ from plinth.errors import PlinthError, Unavailable
 from plinth.serving.batching import Batcher, Scored, take
 from plinth.serving.deadline import Deadline
 from plinth.serving.inference_log import Entry, InferenceLog
+from plinth.serving.patience import Patience
 from plinth.serving.port import Instances, Observer, ServedProduct
 from plinth.serving.requests import NO_SCORES, RequestLog, RequestRecord
 from plinth.serving.shadow import Shadow
@@ -29,7 +30,7 @@ REASONS = {1: "missing", 2: "stale", 3: "future"}
 """Why a view's values are its declared defaults, by the reader's status code."""
 
 RETRY_SECONDS = 1.5
-"""How long a locked online store is tried again before the caller gets a 503."""
+"""How long an online store that is locked or away is tried again before callers get a 503."""
 
 RETRY_DELAY = 0.02
 """Seconds before the second try; doubled each time, to at most 0.2."""
@@ -76,6 +77,7 @@ class Predictor:
         self.observer = observer
         self._deadline = Deadline()
         self._batcher = Batcher(self._score)
+        self._patience = Patience(RETRY_SECONDS)
 
     async def predict(
         self, body: bytes, request_id: str, marks: MutableSequence[tuple[str, int]] | None = None
@@ -89,7 +91,7 @@ class Predictor:
 
         Raises:
             InvalidInput: The body does not fit; `where` names the field.
-            Unavailable: No release is loaded, or the online store stayed locked.
+            Unavailable: No release is loaded, or the online store stayed away.
         """
         marks = [] if marks is None else marks
         started = time.time_ns()
@@ -115,13 +117,13 @@ class Predictor:
     # Routing and scoring ----------------------------------------------------------------------------------------
 
     async def _scored(self, instances: Instances, request_id: str) -> tuple[TabularRouting, list[Share]]:
-        """Every share, scored. Waits, without blocking the event loop, while the online store is locked.
+        """Every share, scored. Waits, without blocking the event loop, while the online store is away.
 
         Raises:
             Exception: What a share met. It is in the request log then, under that share's arm only.
         """
         started = time.perf_counter()
-        delay, deadline = RETRY_DELAY, started + RETRY_SECONDS
+        delay = RETRY_DELAY
         while True:
             routing = self._routing()
             shares = _shares(routing, instances)
@@ -134,8 +136,9 @@ class Predictor:
                     share.error = failure
                     error = error or failure
             if error is None:
+                self._patience.answered()
                 return routing, shares
-            if not isinstance(error, Unavailable) or time.perf_counter() + delay > deadline:
+            if not isinstance(error, Unavailable) or not self._patience.lasts(delay):
                 self._log_failure(request_id, routing, shares, time.perf_counter() - started)
                 raise error
             await asyncio.sleep(delay)
