@@ -98,14 +98,13 @@ class MlflowEvaluations:
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as MLflow's evaluation wants it."""
+    """A row as MLflow's evaluation wants it. Expectations would be a request each."""
     return {
-        "inputs": {"question": row["question"]},
+        "inputs": {key: row[key] for key in ("question", "id", "kind", "split")},
         "outputs": {
             "answer": row["answer"],
             **{key: row[key] for key in ("metrics", "harmful", "cited", "guardrails")},
         },
-        "expectations": {"id": row["id"], "kind": row["kind"], "split": row["split"]},
     }
 
 
