@@ -193,11 +193,16 @@ def _traffic(stand):
         env={**stand.env, "PLINTH_PROFILE": stand.profile},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         yield counts
     finally:
-        out, _ = sender.communicate(timeout=60)
+        try:
+            out, problem = sender.communicate(timeout=60)
+        finally:
+            sender.kill()
+        assert sender.returncode == 0, problem.decode()
         counts += map(int, out.split())
 
 

@@ -69,8 +69,8 @@ def missing(wanted):
             return f"{wanted} cannot be pulled here, and no package carries that server"
         try:
             build_stand_ins([wanted])
-        except subprocess.CalledProcessError as error:
-            return f"no stand-in of {wanted}: {error.stderr[-200:]}"
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            return str(error)
         return ""
     sys.stderr.write(f"\npulling {wanted} ...\n")
     done = subprocess.run(["docker", "pull", "--quiet", wanted], capture_output=True, text=True, timeout=600)
@@ -101,7 +101,9 @@ def build_stand_ins(images):
     sys.stderr.write(f"\nbuilding stand-ins: {' '.join(specs)} ...\n")
     command = ["bash", TESTBED / "base-images", *specs]
     with one_at_a_time():
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200)
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=1200)
+    if done.returncode:
+        raise RuntimeError(f"no stand-in of {' '.join(images)}: {done.stderr.strip()[-300:]}")
 
 
 def local(wanted):

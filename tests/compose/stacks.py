@@ -60,6 +60,12 @@ def stand_ins(images):
 @contextlib.contextmanager
 def small_disk(folder, mib=5000):
     """A block device with an empty ext4 of so many MiB, which tests may fill. Gives its path, "" if there is none."""
+    if subprocess.run(["docker", "info", "--format", "{{.Name}}"], capture_output=True, text=True).stdout.strip() != (
+        socket.gethostname()
+    ):
+        say("the engine is not on this machine, so the object store has no small disk and will not be filled")
+        yield ""
+        return
     file = Path(folder) / "disk.img"
     with file.open("wb") as image:
         image.truncate(mib * 2**20)  # takes up what is written to it

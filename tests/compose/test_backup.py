@@ -42,7 +42,8 @@ def test_a_backup_that_was_touched_is_not_restored_and_nothing_is_stopped(served
     made = served.plinth("backup", str(folder), "--json")
     assert made.returncode == 0, made.stdout + made.stderr
     path = folder / "postgres" / "ledger.dump"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    *most, last = path.read_bytes()
+    path.write_bytes(bytes([*most, last ^ 1]))
     refused = served.plinth("restore", str(folder), "--yes", "--json")
     assert refused.returncode == 1
     assert json.loads(refused.stdout)["error"]["kind"] == "Corrupt"

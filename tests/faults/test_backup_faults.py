@@ -1,5 +1,6 @@
 """A backup, and a restore, that die in the middle: half a backup is none, and half a restore is mended by another."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from patience import PATIENCE
-from plinth.core.files import locked
 from plinth.errors import Conflict, NotFound, Unavailable
 from plinth.runtime.backup import manifest
 from plinth.runtime.backup.folder import StatePart
-from plinth.runtime.backup.run import LOCK_FILE, back_up, restore
+from plinth.runtime.backup.run import alone, back_up, restore
 from plinth.settings import Settings
 from plinth.wiring import Platform
 
@@ -161,18 +161,16 @@ def test_the_lock_outlives_a_restore_that_empties_its_folder(world):
     state, to = world.folder / "one", world.folder / "dump"
     to.mkdir()
     StatePart(state).dump(to)
-    busy = Conflict("held")
-    with locked(state / LOCK_FILE, busy):
+    with alone(state):
         StatePart(state).restore(to)
-        with pytest.raises(Conflict, match="held"), locked(state / LOCK_FILE, busy):
-            pytest.fail("the lock is another file's")
+        with pytest.raises(Conflict, match="at work"), alone(state):
+            pytest.fail("the lock is another folder's")
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(world):
-    """Containers write in the state folder, and root backs it up."""
+def test_without_a_state_folder_a_backup_makes_none(world):
     state = world.platform.settings.state_dir
-    (state / LOCK_FILE).symlink_to(world.folder / "elsewhere")
-    with pytest.raises(Unavailable, match="cannot be taken"):
+    shutil.rmtree(state)
+    with pytest.raises(Unavailable, match="state folder cannot be opened"):
         world.backup()
-    assert not (world.folder / "elsewhere").exists()
+    assert not state.exists()
     assert not world.to.exists()

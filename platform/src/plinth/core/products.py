@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from plinth.core.assistants import AssistantSpec
 from plinth.core.durations import Duration
 from plinth.core.gates import Gate
-from plinth.core.rollout_policy import ASSISTANT_GATES, DEFAULT_GATES, RolloutPolicy, resolve
+from plinth.core.rollout_policy import ASSISTANT_GATES, DEFAULT_GATES, SUPPORT_EFFECT, Compare, RolloutPolicy, resolve
 from plinth.errors import RefusedByPolicy
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=50)]
@@ -159,6 +159,12 @@ class Product(Frozen):
                     f"rollout.gates: {' and '.join(unknown)} cannot judge an assistant, which has no labels and no "
                     "training data; compare, threshold, burn and contract can"
                 )
+            for gate in self.rollout.gates or ():
+                if isinstance(gate, Compare) and gate.metric == "scores" and gate.effect < SUPPORT_EFFECT:
+                    raise ValueError(
+                        f"rollout.gates: the effect of an assistant's scores is {SUPPORT_EFFECT:g} or more: "
+                        f"{gate.effect:g} could never be ruled out"
+                    )
         return self
 
     @field_validator("service_levels", "pipelines")

@@ -54,6 +54,10 @@ class Compare(_Frozen):
         return self
 
 
+SUPPORT_EFFECT = 3 * SCORE_WIDTH
+"""Least `effect` of an assistant's scores: each mean is known to a bin, so that less than two cannot be ruled out."""
+
+
 class Threshold(_Frozen):
     """One of the candidate's metrics is at most `maximum`, whatever the serving release does."""
 

@@ -124,6 +124,10 @@ class SqlRegistry:
         options = {
             "connect_timeout": CONNECT_SECONDS,
             "tcp_user_timeout": SILENT_SECONDS * 1000,  # as the ledger's: else the kernel sends again for 15 minutes
+            # A wait for a lock sends nothing: the kernel asks whether the server still lives.
+            "keepalives_idle": SILENT_SECONDS,
+            "keepalives_interval": SILENT_SECONDS,
+            "keepalives_count": 3,
             "options": f"-c lock_timeout={LOCK_SECONDS * 1000}",
             "client_encoding": "utf8",  # of a database that was made without one (SQL_ASCII), text would come as bytes
         }

@@ -184,15 +184,24 @@ def _drift_numbers(product: str, report: dict[str, Any]) -> Iterator[Reading]:
     drift = report["drift"]
     yield metrics.REPORT_TIME, (product,), float(report["made_at"])
     for feature in drift["features"]:
-        yield metrics.DRIFT_PSI, (product, str(feature["name"])), float(feature["psi"])
-    if drift["score"]:
-        yield metrics.DRIFT_SCORE, (product,), float(drift["score"]["psi"])
+        if (psi := _psi(feature, drift["bound"])) is not None:
+            yield metrics.DRIFT_PSI, (product, str(feature["name"])), psi
+    if drift["score"] and (psi := _psi(drift["score"], drift["bound"])) is not None:
+        yield metrics.DRIFT_SCORE, (product,), psi
     if report["calibration"]:
         yield metrics.CALIBRATION_GAP, (product,), float(report["calibration"]["gap"])
     months = [month for month in report["months"] if month["release"] == report["release"] and month["labelled"]]
     for name in QUALITY if months else ():
         if months[-1][name] is not None and math.isfinite(months[-1][name]):
             yield metrics.QUALITY, (product, name), months[-1][name]
+
+
+def _psi(found: dict[str, Any], bound: float) -> float | None:
+    """The index as its verdict reads it: of a few rows nothing, and what may be noise is not beyond the bound."""
+    if found["status"] == "small-sample":
+        return None
+    psi = float(found["psi"])
+    return psi if found["status"] == "drift" else min(psi, float(bound))
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from plinth.core.files import clear
 from plinth.core.findings import Progress, silent
 from plinth.errors import InvalidInput, RefusedByPolicy, Unavailable
 from plinth.ledger.artifacts import is_digest
@@ -180,9 +181,9 @@ def _cached_models(cache: Path, needed: Container[str], before: float) -> dict[P
         if not ours or path.name in needed or path.is_symlink() or not path.is_dir():
             continue
         try:
-            files = [file.stat() for file in path.iterdir()]
+            files = [file.stat() for file in path.rglob("*")]
             last = max(state.st_mtime for state in (path.stat(), *files))
-        except FileNotFoundError:  # somebody is at work there
+        except OSError:  # somebody is at work there, or it is somebody else's
             continue
         if last < before:
             found[path] = sum(file.st_size for file in files)
@@ -213,8 +214,7 @@ def _request_logs(ledger: Ledger, product: str, folder: Path, before: float) -> 
 
 def _delete(path: Path) -> None:
     try:
-        for file in path.iterdir():
-            file.unlink(missing_ok=True)
+        clear(path)
         path.rmdir()
     except OSError as error:
         raise Unavailable(

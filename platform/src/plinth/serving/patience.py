@@ -1,6 +1,7 @@
-"""How long callers wait for a store that is away: from when it was found so, not each from when it came.
+"""How long callers wait together for a store that is away: from when it was found so, not each from when it came.
 
-A store that restarts costs nobody an answer; one that stays away is tried once a request, and refused at once.
+A store that restarts costs nobody an answer; of one that stays away, requests that follow each other are tried once and
+refused at once. A caller keeps a deadline of its own beside this: what one release misses another may have.
 """
 
 from __future__ import annotations

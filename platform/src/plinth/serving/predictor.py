@@ -138,7 +138,8 @@ class Predictor:
             if error is None:
                 self._patience.answered()
                 return routing, shares
-            if not isinstance(error, Unavailable) or not self._patience.lasts(delay):
+            late = time.perf_counter() + delay > started + RETRY_SECONDS
+            if late or not isinstance(error, Unavailable) or not self._patience.lasts(delay):
                 self._log_failure(request_id, routing, shares, time.perf_counter() - started)
                 raise error
             await asyncio.sleep(delay)

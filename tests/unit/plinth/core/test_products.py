@@ -64,6 +64,16 @@ def test_a_gate_that_needs_labels_or_training_data_is_refused_for_an_assistant(k
     Product.model_validate({**MANIFEST, "rollout": {"gates": gates}})
 
 
+def test_an_effect_that_could_never_be_ruled_out_is_refused_for_an_assistants_scores():
+    def policy(effect):
+        return {"rollout": {"gates": [{"kind": "compare", "metric": "scores", "tolerance": 0.01, "effect": effect}]}}
+
+    with pytest.raises(ValidationError, match=r"0\.075 or more"):
+        Product.model_validate({**ASSISTANT, **policy(0.05)})
+    Product.model_validate({**ASSISTANT, **policy(0.1)})
+    Product.model_validate({**MANIFEST, **policy(0.05)})
+
+
 def test_the_default_gates_are_those_that_can_judge_the_product():
     def kinds(manifest):
         return {gate.kind for gate in Product.model_validate({**manifest, "rollout": None}).rollout_policy.gates}

@@ -141,7 +141,10 @@ def test_the_last_drift_report_is_told_and_none_before_the_first(tmp_path):
     assert list(drift_readings("p", tmp_path)) == []
     report = {
         "made_at": 5.0, "release": "r",
-        "drift": {"features": [{"name": "speed", "psi": 0.3}], "score": {"psi": 0.1}},
+        "drift": {
+            "bound": 0.2, "features": [{"name": "speed", "status": "drift", "psi": 0.3}],
+            "score": {"status": "ok", "psi": 0.1},
+        },
         "calibration": {"gap": -0.02},
         "months": [
             {"release": "r", "labelled": 9, "auc": 0.7, "log_loss": None, "mean_prediction": 0.2, "outcome_rate": 0.1},
@@ -158,6 +161,21 @@ def test_the_last_drift_report_is_told_and_none_before_the_first(tmp_path):
         ("p", "auc"): 0.7, ("p", "mean_prediction"): 0.2, ("p", "outcome_rate"): 0.1,
     }  # fmt: skip
     assert values(readings, metrics.REPORT_TIME) == {("p",): 5.0}
+
+
+def test_a_drift_index_is_told_as_its_verdict_reads_it(tmp_path):
+    """A few rows say nothing; what may be noise is told as the bound, which is not beyond it."""
+    found = {"few": ("small-sample", 0.9), "noise": ("ok", 0.3), "calm": ("ok", 0.1), "off": ("drift", 0.4)}
+    features = [{"name": name, "status": status, "psi": psi} for name, (status, psi) in found.items()]
+    drift = {"bound": 0.2, "features": features, "score": {"status": "small-sample", "psi": 0.9}}
+    (tmp_path / "reports").mkdir()
+    report = {"made_at": 1.0, "release": "r", "drift": drift, "calibration": None, "months": []}
+    (tmp_path / "reports" / "drift.json").write_text(json.dumps(report))
+    readings = list(drift_readings("p", tmp_path))
+    assert {labels[1]: value for labels, value in values(readings, metrics.DRIFT_PSI).items()} == {
+        "noise": 0.2, "calm": 0.1, "off": 0.4,
+    }  # fmt: skip
+    assert values(readings, metrics.DRIFT_SCORE) == {}
 
 
 @pytest.mark.parametrize(

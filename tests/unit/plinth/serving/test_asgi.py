@@ -272,6 +272,13 @@ def test_a_store_that_stays_locked_is_a_503_within_two_seconds(running):
     assert cost[-1] == 1, cost  # whoever comes later is not made to wait for it again
 
 
+def test_a_request_has_a_deadline_of_its_own_while_others_are_answered(running, monkeypatch):
+    # What one release cannot read another may: its answers begin the common patience anew, again and again.
+    monkeypatch.setattr("plinth.serving.predictor.Patience.lasts", lambda self, delay: True)
+    running.reader.locked_reads = 10_000
+    assert predict(running, {"rows": [ROW]}).status == 503
+
+
 def test_every_request_is_reported_with_its_id_and_steps(running):
     predict(running, {"rows": [ROW]}, **{"x-request-id": "abc", "traceparent": f"00-{'1' * 32}-{'2' * 16}-01"})
     told = running.observer.requests[-1]

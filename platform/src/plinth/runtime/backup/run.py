@@ -9,6 +9,7 @@ after a restore.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import plinth
 from plinth.core.failpoints import failpoint
-from plinth.core.files import locked
+from plinth.core.files import lock_within
 from plinth.errors import Conflict, Corrupt, InvalidInput, PlinthError, Unavailable
 from plinth.ledger.database import HEAD
 from plinth.runtime.backup import manifest as manifests
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from plinth.settings import Settings
 
 Progress = Callable[[str], None]
-LOCK_FILE = ".backup.lock"
-"""In the state folder: hidden, so that a restore that empties the folder leaves it."""
 BUCKETS = ("plinth", "mlflow")
 
 
@@ -90,7 +89,7 @@ def back_up(
         Unavailable: A server does not answer, or the disk is full; what was written is removed.
     """
     _check_apart(platform, folder)
-    with _alone(platform.settings.state_dir):
+    with alone(platform.settings.state_dir):
         return _back_up(platform, folder, parts, project, on_progress)
 
 
@@ -159,7 +158,7 @@ def restore(
         Unavailable: A server failed; the stack is left stopped but for its stores. Run it again.
     """
     _check_apart(platform, folder)
-    with _alone(platform.settings.state_dir):
+    with alone(platform.settings.state_dir):
         return _restore(platform, folder, parts, stack, on_progress)
 
 
@@ -197,27 +196,31 @@ def _restore(
 
 
 @contextlib.contextmanager
-def _alone(state: Path) -> Iterator[None]:
+def alone(state: Path) -> Iterator[None]:
     """No other backup or restore of a state folder meanwhile: two restores would each put back half of what is left.
+
+    The folder itself is locked: a file in it would be root's or the user's, whoever came first.
 
     Raises:
         Conflict: Another is at work.
-        Unavailable: The state folder cannot be written.
+        Unavailable: The state folder cannot be opened.
     """
-    busy = Conflict(
-        "another backup or restore of this state folder is at work", where=str(state),
-        hint="wait until it has ended, then run this again",
-    )  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        try:
-            state.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(state / LOCK_FILE, busy))
-        except OSError as error:
-            raise Unavailable(
-                f"the lock of backups cannot be taken: {error.strerror}", where=str(state / LOCK_FILE),
-                hint="see to the permissions of the file and its folder, and to free disk space",
-            ) from error  # fmt: skip
+    try:
+        handle = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(
+            f"the state folder cannot be opened: {error.strerror}", where=str(state),
+            hint="`plinth init compose` makes it; else see to its permissions",
+        ) from error  # fmt: skip
+    try:
+        if not lock_within(handle, 0.0):
+            raise Conflict(
+                "another backup or restore of this state folder is at work", where=str(state),
+                hint="wait until it has ended, then run this again",
+            )  # fmt: skip
         yield
+    finally:
+        os.close(handle)
 
 
 def _check_apart(platform: Platform, folder: Path) -> None:

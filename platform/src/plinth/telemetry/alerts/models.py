@@ -70,8 +70,8 @@ def _drift(product: Product) -> list[Alert]:
         Alert(
             "Drift", f"count by (product) ({drifted}) >= {watched.drifted_features}", "5m", "ticket",
             f"{name}: {{{{ $value }}}} of its watched features drifted",
-            f"What is asked is not what the model was trained on. `plinth drift report {name}` shows which features; a "
-            "retraining is triggered unless one just was.",
+            f"What is asked is not what the model was trained on. `plinth drift report {name}` shows which features, "
+            "and with `--trigger` it retrains outside the cool-down.",
             "drift", labels,
         ),
         Alert(
