@@ -324,7 +324,7 @@ def due(platform: Platform, now: float | None = None) -> bool:
     """Whether `keep` has anything to do. Looks at names only."""
     now = time.time() if now is None else now
     return any(log_merge.merge_due(folder, now) for _, folder in log_folders(platform)) or any(
-        archive.due(now) for archive in archives(platform)
+        archive.waiting(now) for archive in archives(platform)
     )
 
 

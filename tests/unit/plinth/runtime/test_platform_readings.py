@@ -9,7 +9,7 @@ import pytest
 from plinth.core.manifests import parse_product
 from plinth.errors import InvalidInput
 from plinth.ledger.totals import Totals, totals
-from plinth.runtime import log_merge, platform_readings
+from plinth.runtime import log_archive, log_merge, platform_readings
 from plinth.runtime.controller import Manifests
 from plinth.runtime.platform_readings import Files, Runs, archive_readings, drift_readings, ledger_readings
 from plinth.settings import Settings
@@ -259,6 +259,14 @@ def test_what_is_in_the_bucket_does_not_wait_and_without_a_list_of_it_everything
     known = {"20260131T12": {"digest": "d", "size": 1, "files": files}}
     (folder / ".archive.json").write_text(json.dumps(known) if text is None else text)
     assert waiting(archived)["small"] == count
+
+
+def test_a_log_whose_list_cannot_be_read_keeps_no_other_from_being_looked_after(archived):
+    folder = write_hours(archived, "other", "inference")
+    folder.mkdir(parents=True)
+    (folder / ".archive.json").write_text("{")
+    write_hours(archived, "small", "inference", 0)
+    assert log_archive.due(archived)
 
 
 @pytest.mark.parametrize(
