@@ -70,6 +70,19 @@ def test_what_comes_late_is_archived_with_the_rest(platform, folder):
     assert archived(platform) == rows_of(folder) == [*NAMES, "late"]
 
 
+def test_a_file_that_cannot_be_read_keeps_no_other_hour_from_the_archive(platform, folder):
+    """The only file of its hour, which no merge ever looks at."""
+    later = NOON + 3600
+    path = folder / "date=2026-01-31" / f"part-{later * 10**9}-1-1.parquet"
+    path.write_bytes(b"torn")
+    write_inference(folder, ["after"], at=NOON + 2 * 3600)
+    first = keep(platform, FAR)
+    assert (first["archived"], first["failed"]) == (2, 0)
+    assert [archive.due(FAR) for archive in archives(platform)] == [[]]
+    assert archived(platform) == NAMES
+    assert path.exists()
+
+
 def settle(platform):
     """Passes of many years later: what was replaced is deleted, then the list of it."""
     for _ in range(3):

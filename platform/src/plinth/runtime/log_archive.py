@@ -129,9 +129,7 @@ class Archive:
         """
         local = self._local(now)
         due = self._due(local)
-        for hour in due:
-            self._upload(hour, local[hour])
-        return len(due)
+        return sum(self._upload(hour, local[hour]) for hour in due)
 
     def remove(self, now: float, days: float) -> int:
         """Remove local files of hours that ended so many days ago, each after its object was read again.
@@ -232,7 +230,8 @@ class Archive:
                 found.setdefault(hour, []).extend(f"{partition.name}/{name}" for name in names)
         return {hour: tuple(sorted(files)) for hour, files in found.items()}
 
-    def _upload(self, hour: str, files: tuple[str, ...]) -> None:
+    def _upload(self, hour: str, files: tuple[str, ...]) -> bool:
+        """Whether it was: an hour that has files which cannot be read waits for the next pass, without them."""
         import duckdb
 
         path = self.folder / f".hour-{hour}{log_merge.WRITING}"
@@ -242,6 +241,8 @@ class Archive:
                 self._refuse_fewer(hour, path, rows)
             self._put(hour, path, Hour(digest_file(path), path.stat().st_size, files))
         except duckdb.Error as error:
+            if log_merge.set_aside(self.folder, hour, files):
+                return False
             raise Unavailable(
                 f"an hour cannot be archived: {str(error).splitlines()[0]}", where=str(self.folder), hint="plinth fsck"
             ) from error
@@ -252,6 +253,7 @@ class Archive:
         finally:
             path.unlink(missing_ok=True)
         log.info("log archived", extra={"object": self.objects.where(self.key(hour)), "rows": rows})
+        return True
 
     def _put(self, hour: str, path: Path, one: Hour) -> None:
         failpoint("log.before-upload")

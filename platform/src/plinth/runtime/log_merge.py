@@ -134,6 +134,25 @@ def _merge(partition: Path, hour: str, names: Sequence[str]) -> int:
     return len(names)
 
 
+def set_aside(folder: Path, hour: str, names: Sequence[str]) -> int:
+    """Note which files of a closed hour cannot be read, so that the hour goes on without them. Returns how many.
+
+    Args:
+        folder: The log.
+        hour: The hour.
+        names: Its files, each as `partition/name`.
+
+    Raises:
+        Unavailable: The disk is full.
+    """
+    count = 0
+    for partition, name in ((folder / partition, name) for partition, _, name in (one.partition("/") for one in names)):
+        before = len(_unreadable(partition))
+        _merge(partition, hour, [name])  # of one file it is a try
+        count += len(_unreadable(partition)) - before
+    return count
+
+
 def _over(partition: Path, now: float) -> Iterator[tuple[Path, frozenset[str]]]:
     """Merged files that replaced others long enough ago, and what they replaced."""
     for listed in partition.glob(".hour-*.json"):
