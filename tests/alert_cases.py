@@ -120,7 +120,7 @@ def assistant_cases(product):
     """Of assistants."""
     p = f'product="{product.name}"'
     dropped, errors = (f"plinth_answer_log_{what}_total{{{p}}}" for what in ("dropped", "write_errors"))
-    stale, age = f'plinth_source_stale{{{p},source="docs"}}', f"plinth_index_age_seconds{{{p}}}"
+    stale = f'plinth_source_stale{{{p},source="docs"}}'
     hits = f'plinth_guardrail_hits_total{{{p},rule="injection",stage="question",action="block"}}'
     good, unknown = (f'plinth_answers_total{{{p},release="a",outcome="{o}"}}' for o in ("answered", "unknown"))
     shed = f"plinth_answers_shed_total{{{p}}}"
@@ -129,7 +129,6 @@ def assistant_cases(product):
         "AnswerLogDrops": Case({dropped: grows(1)}, {dropped: stays(4)}),
         "AnswerLogWriteFails": Case({errors: grows(1)}, {errors: stays(4)}),
         "SourceStale": Case({stale: stays(1)}, {stale: stays(0)}),
-        "IndexOld": Case({age: stays(31 * 86400)}, {age: stays(86400)}, "2h"),
         "GuardrailSurge": Case({hits: grows(5), good: grows(10)}, {hits: grows(1), good: grows(10)}),
         "RefusalSurge": Case(
             {good: grows(1), unknown: grows(9)}, {good: grows(9), unknown: grows(1)}, also_silent=(few,)

@@ -10,7 +10,6 @@ from plinth.telemetry.expressions import increase, series, total
 
 FEW = 20
 """Questions in half an hour below which no share of them is an alert."""
-OLD_INDEX_DAYS = 30
 
 
 def alerts(product: Product) -> list[Alert]:
@@ -30,13 +29,6 @@ def _sources(product: Product) -> list[Alert]:
             f"{name}: {{{{ $labels.source }}}} is older than it may be",
             "A change is not searchable in time, or nobody looked. Answers are labelled stale. "
             f"`plinth index status {name}` says why, `plinth pipeline run {name} refresh` looks at once.",
-            "assistants", labels,
-        ),
-        Alert(
-            "IndexOld", f"{series(metrics.INDEX_AGE, product=name)} > {OLD_INDEX_DAYS * 86400}", "1h", "ticket",
-            f"{name}: its index build is {{{{ $value | humanizeDuration }}}} old",
-            "Nothing changed for a month, or changes do not get through. `plinth index list` shows the builds, "
-            f"`plinth pipeline run {name} build` makes one.",
             "assistants", labels,
         ),
     ]  # fmt: skip
