@@ -19,7 +19,7 @@ def register(groups: Groups) -> None:
         "backup",
         backup,
         help="Write what the servers of the compose profile hold into a folder, with digests.",
-        example="plinth backup backups/monday",
+        example="plinth --profile compose backup /mnt/backups/monday",
     )
     command.add_argument(
         "folder", nargs="?", help="a folder that does not exist yet (default: by the time, in .plinth/backups)"
@@ -29,7 +29,7 @@ def register(groups: Groups) -> None:
         "restore",
         restore,
         help="Put a backup back, in place of what the servers hold now.",
-        example="plinth restore backups/monday",
+        example="plinth --profile compose restore /mnt/backups/monday",
     )
     command.add_argument("folder", help="a folder that `plinth backup` has written")
     command.add_argument("--yes", action="store_true", help="do not ask")

@@ -24,7 +24,11 @@ def register(groups: Groups) -> None:
         "--with", dest="profiles", action="append", metavar="NAME",
         help="start these beside the core: observability, llm, gpu; may be repeated",
     )  # fmt: skip
-    command.add_argument("--project", metavar="NAME", help="name of the compose project (default plinth)")
+    command.add_argument(
+        "--project",
+        metavar="NAME",
+        help="name of the compose project (default plinth- and six signs of this folder's path)",
+    )
     command.add_argument(
         "--port-offset", type=int, metavar="N", help="add N to every port, for a second stack beside the first"
     )

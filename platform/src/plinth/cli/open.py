@@ -19,7 +19,7 @@ def register(groups: Groups) -> None:
         help="Open a tool's or product's page, or print its address, and where its credentials are.",
         example="plinth open mlflow --print",
     )
-    command.add_argument("name", help="grafana, mlflow, prefect, prometheus, alertmanager, qdrant, or a product's name")
+    command.add_argument("name", help="grafana, mlflow, prefect, prometheus, qdrant, or a product's name")
     command.add_argument("--print", action="store_true", help="print the address and open nothing")
 
 

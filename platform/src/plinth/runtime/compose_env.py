@@ -40,6 +40,8 @@ SECRETS = (
     "MLFLOW_SECRET_KEY", "PREFECT_AUTH", "GRAFANA_ADMIN_PASSWORD", "LLM_API_KEY", "PLINTH_TOKEN_KEY",
     "PLINTH_SCRAPE_TOKEN",
 )  # fmt: skip
+COLLECTOR = "http://collector:4318"
+"""Where the profile `observability` takes traces and logs; whoever adds it later has to say so, too."""
 MAY_BE_EMPTY = ("COMPOSE_PROFILES", "COLLECTOR_URL")
 SECTIONS = (
     ("The project, and the profiles beside the core: observability, llm, gpu. With observability, the parts send\n"
@@ -157,7 +159,7 @@ def _values(folder: Path, wanted: Wanted) -> dict[str, str]:
     return {
         "COMPOSE_PROJECT_NAME": wanted.project or _project(folder),
         "COMPOSE_PROFILES": ",".join(wanted.profiles or ()),
-        "COLLECTOR_URL": "http://collector:4318" if "observability" in (wanted.profiles or ()) else "",
+        "COLLECTOR_URL": COLLECTOR if "observability" in (wanted.profiles or ()) else "",
         "PLINTH_UID": str(own),
         "PLINTH_GID": str(group),
         "PLINTH_HOME": str(folder),
@@ -211,10 +213,11 @@ def _check_same(before: Mapping[str, str], values: Mapping[str, str], wanted: Wa
     ]
     for name in asked:
         if name in before and before[name] != values[name]:
+            fed = f" and COLLECTOR_URL ({COLLECTOR})" if name == "COMPOSE_PROFILES" and values["COLLECTOR_URL"] else ""
             raise Conflict(
                 f"{name} is {before[name] or 'empty'!r} there, and not {values[name]!r}",
                 where=str(path),
-                hint=f"no line is ever changed: edit {name} yourself (what is in volumes stays as it was)",
+                hint=f"no line is ever changed: edit {name}{fed} yourself (what is in volumes stays as it was)",
             )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from plinth.errors import NotFound
+from plinth.runtime.compose_env import COLLECTOR
 from plinth.settings import Settings
 from plinth.wiring import Platform
 
@@ -80,7 +81,8 @@ def page(platform: Platform, name: str) -> Page:
             hint=INSTALL.replace("compose,", f"compose{more},") + f"; then plinth --profile compose open {name}",
         )
     if containers and tool.extra:
-        start = f"COMPOSE_PROFILES={tool.extra} in {file}, then {start}"
+        fed = f" and COLLECTOR_URL={COLLECTOR}" if tool.extra == "observability" else ""
+        start = f"COMPOSE_PROFILES={tool.extra}{fed} in {file}, then {start}"
     held = f"{tool.user}: {tool.variable} in {file}" if containers and tool.variable else NONE
     return Page(name, _bare(tool.url(settings)), held, start)
 

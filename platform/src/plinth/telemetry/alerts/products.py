@@ -29,7 +29,7 @@ def _service(product: Product) -> list[Alert]:
             f"{name}: {{{{ $value | humanize }}}} requests were refused in 10 minutes",
             "Requests without a valid token, from a foreign host or origin. A client with an expired token, or "
             "somebody "
-            "who tries doors: `plinth audit tail` names the reasons.",
+            "who tries doors: the dashboard names the reasons, `plinth audit tail` who presented a bad token.",
             "services", labels,
         ),
         Alert(
@@ -86,7 +86,7 @@ def _rollouts(product: Product) -> list[Alert]:
         Alert(
             "ApprovalWaiting", f"{series(metrics.APPROVALS_WAITING, product=name)} > 0", "4h", "ticket",
             f"{name}: a rollout waits for an approval",
-            f"`plinth rollout status {name}` shows the release, `plinth approve {name}` consents.",
+            f"`plinth rollout status {name}` shows the release, `plinth approve {name} DIGEST` consents.",
             "rollouts", labels,
         ),
         Alert(

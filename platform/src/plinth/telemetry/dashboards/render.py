@@ -14,6 +14,8 @@ from plinth.telemetry.dashboards.model import Board
 
 DASHBOARDS = "grafana/dashboards"
 RULES = "prometheus/rules"
+TARGETS = "prometheus/products.yml"
+"""What Prometheus scrapes; it reads this file again when it changes."""
 
 
 def boards(products: Sequence[Product]) -> list[Board]:
@@ -32,6 +34,7 @@ def files(products: Sequence[Product]) -> dict[str, str]:
     from plinth.telemetry.dashboards import grafana
 
     made = {f"{DASHBOARDS}/{board.slug}.json": grafana.to_json(board) for board in boards(products)}
+    made[TARGETS] = _targets(products)
     made["grafana/provisioning/datasources/plinth.yaml"] = provisioning.data_sources_file()
     made["grafana/provisioning/dashboards/plinth.yaml"] = provisioning.dashboards_file()
     return {**made, **{f"{RULES}/{name}": text for name, text in rules.render(products).items()}}
@@ -68,6 +71,14 @@ def write(products: Sequence[Product], infra: Path) -> list[str]:
             hint="check the folder's permissions and the disk",
         ) from error  # fmt: skip
     return names
+
+
+def _targets(products: Sequence[Product]) -> str:
+    """A line a product: in containers its service has its name, and listens on the port of its manifest."""
+    lines = [f"- targets: [{product.name}:{product.serving.port}]" for product in products]
+    return "\n".join(
+        ["# Written by `plinth dashboard render`: one line a product, its compose service and port.", *lines, ""]
+    )
 
 
 def _rendered(infra: Path) -> list[Path]:
