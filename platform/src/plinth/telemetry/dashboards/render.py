@@ -76,9 +76,8 @@ def write(products: Sequence[Product], infra: Path) -> list[str]:
 def _targets(products: Sequence[Product]) -> str:
     """A line a product: in containers its service has its name, and listens on the port of its manifest."""
     lines = [f"- targets: [{product.name}:{product.serving.port}]" for product in products]
-    return "\n".join(
-        ["# Written by `plinth dashboard render`: one line a product, its compose service and port.", *lines, ""]
-    )
+    head = "# Written by `plinth dashboard render`: one line a product, its compose service and port."
+    return "\n".join([head, *lines, ""])
 
 
 def _rendered(infra: Path) -> list[Path]:
