@@ -16,8 +16,8 @@ _HEAD = """\
 Every setting is read once, when a command starts, from an environment variable. In the compose profile (`plinth
 --profile compose ...`, or `PLINTH_PROFILE=compose`) the workspace's `.env` stands beneath the environment: a variable
 of the environment goes before its line there. A profile changes addresses, never code. Containers get the variables
-that stand under `environment:` in `infra/compose/`: the level and the days of logs and the share of traces as `.env` has
-them, the rest as it is written there. This page is generated from
+that stand under `environment:` in `infra/compose/`: the level and the days of logs and the share of traces as `.env`
+has them, the rest as it is written there. This page is generated from
 `platform/src/plinth/settings.py` by `python -m plinth.runtime.reference`.
 
 | variable | type | default | meaning |
