@@ -57,8 +57,10 @@ def test_every_command_has_help_with_an_example_that_parses():
 
         words = shlex.split(parser.epilog.split("example:\n")[1].splitlines()[0])
         words = words[: words.index("|")] if "|" in words else words
-        assert " ".join(words).startswith(name), (name, words)
         assert root.parse_args(words[1:]).handler, name
+        if words[1] == "--profile":
+            del words[1:3]
+        assert " ".join(words).startswith(name), (name, words)
 
 
 def test_commands_that_pages_show_exist():
