@@ -50,7 +50,7 @@ SECTIONS = (
     ("Who the platform's own containers run as, and what they share with this machine",
      ("PLINTH_UID", "PLINTH_GID", "PLINTH_HOME", "PLINTH_STATE")),
     ("Ports on 127.0.0.1", tuple(PORTS)),
-    ("Secrets. PostgreSQL and Grafana take theirs when their volumes are made: a change here alone locks you out", SECRETS),
+    ("Secrets. PostgreSQL and Grafana take theirs when their volumes are made: a change here locks you out", SECRETS),
     ("What `plinth --profile compose` reads: the same servers as this machine sees them", tuple(HOST_VIEW)),
 )  # fmt: skip
 _HEAD = "# Written by `plinth init compose`: it adds what is missing and never changes a line. Not for a repository.\n"
