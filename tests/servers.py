@@ -55,6 +55,15 @@ def engine():
 
 
 @cache
+def compose():
+    """Why `docker compose` cannot be used; "" when it can."""
+    if why := engine():
+        return why
+    done = subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60)
+    return "" if done.returncode == 0 else "docker has no compose"
+
+
+@cache
 def reason(service):
     """Why a server's container cannot be started; "" when it can."""
     return engine() or missing(image(service))

@@ -32,16 +32,14 @@ def say(text):
 
 def engine():
     """Why there is no Docker engine with Compose; "" when there is one. The testbed's is started if none answers."""
-    if servers.engine() and (script := servers.TESTBED / "docker-engine").is_file():
+    if servers.compose() and (script := servers.TESTBED / "docker-engine").is_file():
         say("starting the testbed's Docker engine ...")
         done = subprocess.run(["bash", script], capture_output=True, text=True, timeout=600)
         if done.returncode:
             return f"the testbed's engine does not start: {done.stderr.strip()[-300:]}"
         servers.engine.cache_clear()
-    if why := servers.engine():
-        return why
-    done = subprocess.run(["docker", "compose", "version"], capture_output=True)
-    return "" if done.returncode == 0 else "docker has no compose"
+        servers.compose.cache_clear()
+    return servers.compose()
 
 
 def base_image():

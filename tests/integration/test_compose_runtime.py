@@ -96,7 +96,7 @@ class Stack:
 @pytest.fixture(scope="module")
 def stacks(tmp_path_factory):
     """Two workspaces, each with a project of its own."""
-    if why := servers.engine() or servers.missing(IMAGE):
+    if why := servers.compose() or servers.missing(IMAGE):
         pytest.skip(why)
     mark = os.getpid()
     folders = {n: tmp_path_factory.mktemp(f"workspace{n}") / "w" for n in (1, 2)}
