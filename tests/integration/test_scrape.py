@@ -33,7 +33,7 @@ NOT_DONE_HERE = {
     metrics.REPORT_TIME: "no drift report is made", metrics.EVALUATION: "the release was not evaluated",
     metrics.PIPELINE_RUNS: "no Prefect server runs", metrics.PIPELINE_RUNNING: "no Prefect server runs",
     metrics.PIPELINE_QUEUED: "no Prefect server runs", metrics.PIPELINE_SECONDS: "no pipeline ran",
-    metrics.PIPELINE_TIME: "no pipeline ran",
+    metrics.PIPELINE_TIME: "no pipeline ran", metrics.LOG_HOURS_WAITING: "no bucket is here",
 }  # fmt: skip
 """Beside what is empty in health: what is left out of this stage."""
 
