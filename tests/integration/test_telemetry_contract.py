@@ -57,13 +57,13 @@ def run_record(folder, pipeline):
 
 def drift_report(folder, release):
     """The numbers of a drift report, as monitoring/latest.py keeps them."""
-    features = [{"name": name, "psi": 0.01} for name in ("carrier_code", "origin_code", "dest_code")]
+    features = [{"name": name, "status": "ok", "psi": 0.01} for name in ("carrier_code", "origin_code", "dest_code")]
     month = {
         "release": release, "labelled": 10, "auc": 0.7, "log_loss": 0.5, "mean_prediction": 0.2, "outcome_rate": 0.2,
     }  # fmt: skip
     report = {
         "made_at": time.time(), "release": release, "calibration": {"gap": 0.01}, "months": [month],
-        "drift": {"features": features, "score": {"psi": 0.02}},
+        "drift": {"bound": 0.2, "features": features, "score": {"status": "ok", "psi": 0.02}},
     }  # fmt: skip
     write(folder / "reports" / "drift.json", report)
 
