@@ -13,6 +13,7 @@ LATER = "calibration"
 @pytest.fixture(scope="module")
 def prometheus(stack):
     """Address of the stack's Prometheus, once it has looked at everything a few times."""
+    started = time.time()
     # What is scheduled has not all been due yet: once by hand.
     for words in (("docs-assistant", "refresh"), ("flight-delays", "watch")):
         ran = stack.plinth("pipeline", "run", *words)
@@ -20,6 +21,10 @@ def prometheus(stack):
     url = stack.url("PROMETHEUS_PORT")
     assert contract.settled(url, "plinth_controller_leads == 1", 90)
     assert contract.settled(url, "plinth_prefect_up == 1", 90)
+    for pipeline in ("refresh", "watch"):
+        ran = f'plinth_pipeline_last_success_timestamp_seconds{{pipeline="{pipeline}"}} > {started}'
+        assert contract.settled(url, ran, 90), f"{pipeline} is not seen"
+    time.sleep(30)  # two more looks at everything that a minute's run has changed: a rate needs both
     return url
 
 
