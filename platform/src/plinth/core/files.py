@@ -87,14 +87,21 @@ def clear(folder: Path, keep: Container[str] = ()) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
-def lock_within(handle: int, seconds: float) -> bool:
-    """Take the exclusive lock of an open file, unless somebody else holds it for so long. Returns whether it was had.
+@contextlib.contextmanager
+def held(handle: int, busy: Conflict, wait: float = 0.0) -> Iterator[None]:
+    """Hold the exclusive lock of an open file or folder, and close it at the end. Raises as `locked`."""
+    try:
+        if not _lock_within(handle, wait):
+            raise busy
+        yield
+    finally:
+        os.close(handle)  # which drops the lock, as the kernel does when its holder dies
 
-    The kernel drops it when the handle is closed or its holder dies.
-    """
+
+def _lock_within(handle: int, seconds: float) -> bool:
     until = time.monotonic() + seconds
     while True:
         try:
@@ -120,13 +127,8 @@ def locked(path: Path, busy: Conflict, wait: float = 0.0, mode: int = 0o600) -> 
         Conflict: `busy`.
         OSError: The file cannot be opened.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        if not lock_within(handle, wait):
-            raise busy
+    with held(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode), busy, wait):
         yield
-    finally:
-        os.close(handle)
 
 
 def sync(path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import plinth
 from plinth.core.failpoints import failpoint
-from plinth.core.files import lock_within
+from plinth.core.files import held
 from plinth.errors import Conflict, Corrupt, InvalidInput, PlinthError, Unavailable
 from plinth.ledger.database import HEAD
 from plinth.runtime.backup import manifest as manifests
@@ -212,15 +212,12 @@ def alone(state: Path) -> Iterator[None]:
             f"the state folder cannot be opened: {error.strerror}", where=str(state),
             hint="`plinth init compose` makes it; else see to its permissions",
         ) from error  # fmt: skip
-    try:
-        if not lock_within(handle, 0.0):
-            raise Conflict(
-                "another backup or restore of this state folder is at work", where=str(state),
-                hint="wait until it has ended, then run this again",
-            )  # fmt: skip
+    busy = Conflict(
+        "another backup or restore of this state folder is at work", where=str(state),
+        hint="wait until it has ended, then run this again",
+    )  # fmt: skip
+    with held(handle, busy):
         yield
-    finally:
-        os.close(handle)
 
 
 def _check_apart(platform: Platform, folder: Path) -> None:
