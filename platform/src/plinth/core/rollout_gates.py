@@ -232,16 +232,8 @@ def _compare_shift(gate: Compare, pairs: Sequence[_Pair], view: _View) -> _Said:
         seen = mean_score(both[0]), mean_score(both[1])
         what = f"mean score {seen[0]:.3f} of {points[0]} against {seen[1]:.3f} of {points[1]}"
         extra, least_unit = {}, min(1.0, SCORE_WIDTH * least)
-    facts = _facts(
-        METHOD_SUPPORT if support else METHOD_SHIFT,
-        view,
-        fails,
-        passes,
-        unit["tolerance"],
-        unit["effect"],
-        points,
-        seen,
-    )
+    method = METHOD_SUPPORT if support else METHOD_SHIFT
+    facts = _facts(method, view, fails, passes, unit["tolerance"], unit["effect"], points, seen)
     facts |= {**extra, "minimum_detectable_effect": least_unit}
     return _concluded(what, fails, passes, facts, view, hint=hint)
 

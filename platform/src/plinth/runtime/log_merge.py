@@ -146,7 +146,9 @@ def set_aside(folder: Path, hour: str, names: Sequence[str]) -> int:
         Unavailable: The disk is full.
     """
     count = 0
-    for partition, name in ((folder / partition, name) for partition, _, name in (one.partition("/") for one in names)):
+    for one in names:
+        place, _, name = one.partition("/")
+        partition = folder / place
         before = len(_unreadable(partition))
         _merge(partition, hour, [name])  # of one file it is a try
         count += len(_unreadable(partition)) - before
